@@ -1,0 +1,1 @@
+"""Starts roles or calls the HTTP API; no logic of its own."""

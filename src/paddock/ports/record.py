@@ -1,0 +1,70 @@
+"""The record: what happened, in SQL. All calls block; callers run them in the record's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from paddock.model.agent import AgentStatus, Event
+from paddock.model.task import Task, TaskResult, TaskView
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    seq: int
+    event: Event
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """One transaction: rows and how far each stream has been read. Applying a batch twice changes nothing more.
+
+    A task row never goes back: queued < running < ended; the first end wins."""
+
+    queued: Sequence[Task] = ()
+    running: Sequence[tuple[str, str, str, int, float]] = ()
+    """(task id, fleet, agent `fleet/name`, attempt, started_at)"""
+    results: Sequence[TaskResult] = ()
+    agents: Sequence[AgentStatus] = ()
+    events: Sequence[StoredEvent] = ()
+    cursors: Mapping[str, int] = {}
+    """stream → last sequence that this batch covers"""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a list; `next` is the cursor of the next page, or None at the end."""
+
+    items: Sequence[Any]
+    next: str | None = None
+
+
+class Record(Protocol):
+    def apply(self, batch: Batch) -> None: ...
+
+    def cursor(self, stream: str) -> int:
+        """Last sequence of `stream` that was applied; 0 at first."""
+        ...
+
+    def task(self, task_id: str) -> TaskView | None: ...
+
+    def tasks(self, *, fleet: str = "", state: str = "", agent: str = "", after: str = "", limit: int = 100) -> Page:
+        """TaskViews, newest first."""
+        ...
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """(fleet, task state) → number of tasks in the record."""
+        ...
+
+    def events(self, *, about: str = "", kind: str = "", after: str = "", limit: int = 100) -> Page:
+        """StoredEvents, newest first. `about` also matches the agents of a fleet; `kind` is a prefix."""
+        ...
+
+    def forget(self, now: float, *, limit: int = 1000) -> int:
+        """Delete up to `limit` tasks whose kept-for time is over; returns how many."""
+        ...
+
+    def ping(self) -> None:
+        """Raise `Unavailable` when the database does not answer."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,79 @@
+"""A runtime makes a template live on this host. `python`, `exec` and the scripted fake pass one contract suite."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from paddock.model.agent import Exit
+from paddock.model.fleet import FleetSpec, Method
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """One incarnation to start."""
+
+    spec: FleetSpec
+    name: str
+    epoch: int
+    """The fencing token: grows with every incarnation of this agent, never reused."""
+    folder: str
+    """The agent's own folder (0700), its cwd unless the spec says another."""
+    log_path: str
+    """stdout and stderr are appended here."""
+    ports: dict[str, int] = {}
+    env: dict[str, str] = {}
+    """PADDOCK_AGENT, _EPOCH, _SOCKET, _SOCKET_TOKEN, _NATS_URL, _CREDS and the user's own, as `docs/protocol.md` has it;
+    goes into the agent's environment. Holds paths of secrets, never secrets other than the socket token."""
+
+    @property
+    def agent(self) -> str:
+        return f"{self.spec.name}/{self.name}"
+
+
+class Handle(msgspec.Struct, frozen=True, kw_only=True):
+    """By this a process is found again after everything else died; opaque to the node, which journals it."""
+
+    runtime: str
+    pid: int
+    start_ticks: int
+    """Field 22 of /proc/<pid>/stat: with the pid it names one process for ever."""
+    epoch: int
+
+
+class Live(Protocol):
+    """A running incarnation."""
+
+    @property
+    def handle(self) -> Handle: ...
+
+    async def wait(self) -> Exit:
+        """Return when it has ended, with whatever the system still knows of how. Can be awaited many times."""
+        ...
+
+    def stop(self, signal: int) -> None:
+        """Send a signal to the agent; no error when it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL to the agent and everything it started (its process group)."""
+        ...
+
+
+class Runtime(Protocol):
+    async def check(self, spec: FleetSpec) -> list[Method] | None:
+        """Find out whether the template can be made live, and its methods; `TemplateBroken` says what is wrong.
+        Runs the user's code in a process of its own."""
+        ...
+
+    async def start(self, launch: Launch) -> Live:
+        """Start one incarnation; `TemplateBroken` or `Unavailable` when it cannot."""
+        ...
+
+    async def adopt(self, handle: Handle) -> Live | None:
+        """Find a running incarnation again; None when it has ended (pid gone or reused)."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; stops no agent."""
+        ...

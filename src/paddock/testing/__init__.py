@@ -1,0 +1,1 @@
+"""The simulated world, for Paddock's tests and yours: virtual clock, fake ports, fault menu, contract suites."""
