@@ -141,6 +141,13 @@ class Fabric(Protocol):
         """Create or update streams and their lanes; idempotent."""
         ...
 
+    async def ensure_lane(
+        self, stream: str, lane: str, subject: str, *, ack_wait_s: float = 30.0, inactive_s: float = 0.0
+    ) -> None:
+        """Create one lane of a work queue if it is not there; with `inactive_s` it goes away when nobody pulls from it
+        for that long."""
+        ...
+
     async def depth(self, stream: str) -> Depth:
         """How full a stream is; `NotFound` when there is none."""
         ...

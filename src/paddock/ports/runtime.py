@@ -23,7 +23,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """stdout and stderr are appended here."""
     ports: dict[str, int] = {}
     env: dict[str, str] = {}
-    """PADDOCK_AGENT, _EPOCH, _SOCKET, _SOCKET_TOKEN, _NATS_URL, _CREDS and the user's own, as `docs/protocol.md` has it;
+    """PADDOCK_AGENT, _EPOCH, _SOCKET, _CREDS, … as `docs/protocol.md` has them;
     goes into the agent's environment. Holds paths of secrets, never secrets other than the socket token."""
 
     @property

@@ -1,0 +1,394 @@
+"""The port `Fabric`, by NATS JetStream.
+
+Reading needs no consumers: streams are read by direct gets, in pages, from where the reader is; whoever stores
+publishes `wake.<stream>` afterwards, and who tails the stream reads on. So nothing is left behind by a reader that
+dies, and a missed wake costs at most TICK_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from paddock.fabric.connection import Connection, Subscription
+from paddock.fabric.identity import Creds
+from paddock.fabric.subjects import wake
+from paddock.model.errors import Conflict, NotFound, PaddockError, QueueFull, Refused, TimedOut, TooLarge, Unavailable
+from paddock.ports.fabric import Delivery, Depth, Headers, Message, Stored, StreamSpec
+
+TICK_S = 1.0
+"""A tail looks by itself this often: the net below a lost wake."""
+WAKE_EVERY_S = 0.003
+"""Wakes of one stream by one connection are at least this far apart."""
+READ_BYTES_MAX = 8 * 1024 * 1024
+ATTEMPTS_HEADER = "Paddock-Handed-Out"
+"""On a message that was put back: how often it had been handed out before."""
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Reply(msgspec.Struct):
+    error: _Error | None = None
+    seq: int = 0
+    purged: int = 0
+    state: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+
+
+_reply = msgspec.json.Decoder(_Reply)
+
+
+async def connect(
+    url: str,
+    *,
+    creds_path: str | Path | None = None,
+    creds: str = "",
+    inbox: str,
+    name: str,
+    timeout_s: float = 10.0,
+    wait: bool = False,
+) -> NatsFabric:
+    """A connection with an identity, given as the path or the text of a `.creds` file. `inbox` is the prefix that the
+    identity may subscribe to, such as `_INBOX.executor.0`. `wait`: keep trying instead of Unavailable."""
+    if creds_path is not None:
+        try:
+            creds = await asyncio.to_thread(Path(creds_path).read_text)
+        except OSError as error:
+            raise Refused(f"credentials at {creds_path} cannot be read: {error.strerror}") from error
+    held = await Connection.open(url, creds=Creds.parse(creds), inbox=inbox, name=name, timeout_s=timeout_s, wait=wait)
+    return NatsFabric(held)
+
+
+class NatsFabric:
+    """See `paddock.ports.fabric.Fabric` for what each call promises."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._woken: dict[str, float] = {}
+        self._wakes_due: set[str] = set()
+        self._putting_back: set[asyncio.Task[None]] = set()
+
+    @property
+    def connected(self) -> bool:
+        return self.connection.connected
+
+    def publish(self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None) -> None:
+        self.connection.publish(subject, data, reply, headers)
+
+    def subscribe(self, subject: str, handler: Callable[[Message], None], *, queue: str = "") -> Subscription:
+        def on_message(subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
+            handler(Message(subject, data, reply, headers))
+
+        return self.connection.subscribe(subject, on_message, queue)
+
+    async def request(
+        self, subject: str, data: bytes = b"", *, timeout_s: float = 5.0, headers: Headers | None = None
+    ) -> Message:
+        return await self.connection.request(subject, data, timeout_s=timeout_s, headers=headers)
+
+    async def store(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        headers: Headers | None = None,
+        expect_seq: int | None = None,
+        ttl_s: float = 0.0,
+        timeout_s: float = 10.0,
+    ) -> int:
+        if len(data) + 4096 > self.connection.max_payload:
+            raise TooLarge(f"{len(data):,} bytes for {subject}: the fabric takes {self.connection.max_payload:,}")
+        if expect_seq is None and subject.startswith("work."):
+            expect_seq = 0  # a queued task is replaced only by who puts it back, by its sequence
+        extra: dict[str, str] = dict(headers) if headers else {}
+        if expect_seq is not None:
+            extra["Nats-Expected-Last-Subject-Sequence"] = str(expect_seq)
+        if ttl_s:
+            extra["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
+        answer = await self.connection.request(subject, data, timeout_s=timeout_s, headers=extra)
+        acknowledged = msgspec.json.decode(answer.data, type=_PubAck)
+        if acknowledged.error is not None:
+            raise _translate(acknowledged.error, subject)
+        self._wake(acknowledged.stream)
+        return acknowledged.seq
+
+    async def read(self, stream: str, *, after_seq: int = 0, subject: str = ">", limit: int = 500) -> Sequence[Stored]:
+        found: list[Stored] = []
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def on_reply(_: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
+            if done.done():
+                return
+            if not status:
+                found.append(_stored(headers, data))
+            elif status.startswith(("204", "404")):
+                done.set_result(None)
+            elif status.startswith("503"):
+                done.set_exception(NotFound(f"there is no stream {stream}"))
+            else:
+                done.set_exception(Unavailable(f"reading {stream}: {status}"))
+
+        ask = {"seq": after_seq + 1, "next_by_subj": subject, "batch": limit, "max_bytes": READ_BYTES_MAX}
+        await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
+        return found
+
+    async def last(self, stream: str, subject: str) -> Stored | None:
+        answer = await self.connection.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout_s=5.0)
+        status = answer.headers.get("Status", "")
+        if status.startswith("404"):
+            return None
+        if status:
+            raise Unavailable(f"reading {subject} of {stream}: {status}")
+        return _stored(answer.headers, answer.data)
+
+    async def purge(self, stream: str, subject: str) -> int:
+        return (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
+
+    async def tail(self, stream: str, *, subject: str = ">", after_seq: int = 0) -> AsyncIterator[Sequence[Stored]]:
+        woken = asyncio.Event()
+        held = self.connection.subscribe(wake(stream), lambda *_: woken.set())
+        try:
+            while True:
+                woken.clear()
+                try:
+                    batch = await self.read(stream, after_seq=after_seq, subject=subject)
+                except (Unavailable, TimedOut):
+                    await asyncio.sleep(0.05)
+                    await self.connection.wait_connected()
+                    continue
+                if batch:
+                    after_seq = batch[-1].seq
+                yield batch
+                if not batch:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(woken.wait(), TICK_S)
+        finally:
+            held.close()
+
+    async def pull(self, stream: str, lane: str, *, batch: int = 1, wait_s: float = 0.0) -> Sequence[Delivery]:
+        found: list[Delivery] = []
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def on_message(subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
+            if status:
+                if done.done():
+                    return
+                if status.startswith(("404", "408", "409 Batch Completed", "409 Message Size")):
+                    done.set_result(None)
+                elif status.startswith("503"):
+                    done.set_exception(NotFound(f"there is no lane {lane} of {stream}"))
+                elif not status.startswith("100"):
+                    done.set_exception(Unavailable(f"pulling {lane} of {stream}: {status}"))
+                return
+            found.append(_delivery(subject, reply, headers, data))
+            if not done.done() and len(found) == (1 if wait_s else batch):
+                done.set_result(None)
+
+        ask: dict[str, Any] = {"batch": 1 if wait_s else batch}
+        if wait_s:
+            ask["expires"] = int(wait_s * 1e9)
+        else:
+            ask["no_wait"] = True
+        if not self.connection.connected:
+            raise Unavailable("the fabric is away")
+        inbox = self.connection.own_inbox("p")
+        held = self.connection.subscribe(inbox, on_message)
+        asked = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{lane}"
+        self.connection.publish(asked, msgspec.json.encode(ask), inbox)
+        self.connection.watch(done, asked)
+        # Not wait_for: on 3.11 it swallows a cancellation that comes with the message; nobody would put that back.
+        timer = self._loop.call_later((wait_s or 5.0) + 2.0, lambda: None if done.done() else done.set_result(None))
+        try:
+            await done
+        except BaseException:
+            for delivery in found:
+                self._put_back(delivery)
+            raise
+        finally:
+            timer.cancel()
+            self.connection.unwatch(done)
+            held.close(late=lambda subject, reply, status, headers, data: self._late(subject, reply, headers, data))
+        return found
+
+    async def ensure(self, *streams: StreamSpec) -> None:
+        for spec in streams:
+            config = _stream_config(spec)
+            try:
+                await self._api(f"STREAM.CREATE.{spec.name}", config)
+            except Conflict:
+                await self._api(f"STREAM.UPDATE.{spec.name}", config)
+            for lane, subject in spec.lanes.items():
+                await self.ensure_lane(spec.name, lane, subject, ack_wait_s=spec.ack_wait_s)
+
+    async def ensure_lane(
+        self, stream: str, lane: str, subject: str, *, ack_wait_s: float = 30.0, inactive_s: float = 0.0
+    ) -> None:
+        config: dict[str, Any] = {
+            "durable_name": lane,
+            "ack_policy": "explicit",
+            "filter_subject": subject,
+            "ack_wait": int(ack_wait_s * 1e9),
+            "max_deliver": -1,
+            "max_ack_pending": 1_000_000,
+            "max_waiting": 100_000,
+        }
+        if inactive_s:
+            config["inactive_threshold"] = int(inactive_s * 1e9)
+        await self._api(f"CONSUMER.CREATE.{stream}.{lane}.{subject}", {"stream_name": stream, "config": config})
+
+    async def depth(self, stream: str) -> Depth:
+        state = (await self._api(f"STREAM.INFO.{stream}")).state
+        return Depth(state["messages"], state["first_seq"], state["last_seq"], state.get("consumer_count", 0))
+
+    async def delete_stream(self, stream: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._api(f"STREAM.DELETE.{stream}")
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        self.connection.on_reconnect(callback)
+
+    async def flush(self, timeout_s: float = 5.0) -> None:
+        await self.connection.flush(timeout_s)
+
+    async def close(self) -> None:
+        if self._putting_back:
+            await asyncio.wait(self._putting_back, timeout=2.0)
+        for stream in list(self._wakes_due):
+            self.publish(wake(stream))
+        await self.connection.close()
+
+    # --- inside
+
+    async def _api(self, call: str, body: Mapping[str, Any] | None = None) -> _Reply:
+        data = msgspec.json.encode(body) if body is not None else b""
+        answer = await self.connection.request(f"$JS.API.{call}", data, timeout_s=10.0)
+        reply = _reply.decode(answer.data)
+        if reply.error is not None:
+            raise _translate(reply.error, call)
+        return reply
+
+    async def _converse(
+        self, subject: str, ask: Mapping[str, Any], handler: Any, done: asyncio.Future[None], *, timeout_s: float
+    ) -> None:
+        """Ask once, and let `handler` take replies until it ends `done`."""
+        if not self.connection.connected:
+            raise Unavailable("the fabric is away")
+        inbox, end = self.connection.new_reply(handler)
+        self.connection.publish(subject, msgspec.json.encode(ask), inbox)
+        self.connection.watch(done, subject)
+        try:
+            await asyncio.wait_for(done, timeout_s)
+        except TimeoutError as error:
+            raise TimedOut(f"no answer on {subject} in {timeout_s:g} s") from error
+        finally:
+            end()
+            self.connection.unwatch(done)
+
+    def _wake(self, stream: str) -> None:
+        """At once if the last one was a while ago, else a little later, once."""
+        now = self._loop.time()
+        last = self._woken.get(stream, 0.0)
+        if now - last >= WAKE_EVERY_S:
+            self._woken[stream] = now
+            self.publish(wake(stream))
+        elif stream not in self._wakes_due:
+            self._wakes_due.add(stream)
+            self._loop.call_at(last + WAKE_EVERY_S, self._wake_now, stream)
+
+    def _wake_now(self, stream: str) -> None:
+        self._wakes_due.discard(stream)
+        self._woken[stream] = self._loop.time()
+        self.publish(wake(stream))
+
+    def _late(self, subject: str, reply: str, headers: Mapping[str, str], data: bytes) -> None:
+        if reply.startswith("$JS.ACK."):
+            self._put_back(_delivery(subject, reply, headers, data))
+
+    def _put_back(self, delivery: Delivery) -> None:
+        """Store it anew in its own place with the hand-out not counted. A plain -NAK would count one, and a task that
+        may run only once would be given up without ever having run."""
+
+        async def put_back() -> None:
+            handed_out = max(0, delivery.delivered - 1)
+            headers = {**delivery.headers, ATTEMPTS_HEADER: str(handed_out)}
+            try:
+                await self.store(delivery.subject, delivery.data, headers=headers, expect_seq=delivery.seq)
+            except PaddockError:
+                self.publish(delivery.ack, b"-NAK")
+
+        task = self._loop.create_task(put_back(), name=f"put back {delivery.subject}")
+        self._putting_back.add(task)
+        task.add_done_callback(self._putting_back.discard)
+
+
+class _PubAck(msgspec.Struct):
+    stream: str = ""
+    seq: int = 0
+    error: _Error | None = None
+
+
+def _translate(error: _Error, where: str) -> PaddockError:
+    """By JetStream's error codes (server/errors.json)."""
+    text = f"{where}: {error.description}"
+    if error.err_code in (10071, 10164) or (error.err_code == 10077 and "per subject" in error.description):
+        return Conflict(f"{where} exists already or was changed meanwhile")
+    if error.err_code == 10077:
+        return QueueFull(f"the queue of {where.split('.')[1] if '.' in where else where} is full")
+    if error.err_code in (10059, 10014):
+        return NotFound(text)
+    if error.err_code in (10058, 10148):
+        return Conflict(text)
+    if error.code == 503 or error.err_code in (10047, 10023, 10028):
+        return Unavailable(text)
+    return PaddockError(text)
+
+
+def _stream_config(spec: StreamSpec) -> dict[str, Any]:
+    bounded = spec.messages_max >= 0 or spec.unique_subjects
+    return {
+        "name": spec.name,
+        "subjects": spec.subjects,
+        "retention": "workqueue" if spec.work_queue else "limits",
+        "storage": "file",
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "allow_rollup_hdrs": True,
+        "max_msgs": spec.messages_max,
+        "max_age": int(spec.age_s_max * 1e9),
+        "max_msgs_per_subject": 1 if spec.unique_subjects or spec.last_per_subject else -1,
+        "discard": "new" if bounded else "old",
+        "discard_new_per_subject": spec.unique_subjects and not spec.work_queue,
+        "duplicate_window": 100_000_000 if not spec.age_s_max else min(100_000_000, int(spec.age_s_max * 1e9)),
+    }
+
+
+def _stored(headers: Mapping[str, str], data: bytes) -> Stored:
+    own = {name: value for name, value in headers.items() if name not in _PLACE}
+    at = datetime.fromisoformat(headers["Nats-Time-Stamp"][:26].rstrip("Z") + "+00:00").timestamp()
+    return Stored(headers["Nats-Subject"], int(headers["Nats-Sequence"]), at, data, own)
+
+
+_PLACE = frozenset(
+    ("Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence")
+)
+
+
+def _delivery(subject: str, ack: str, headers: Mapping[str, str], data: bytes) -> Delivery:
+    tokens = ack.split(".")
+    if len(tokens) > 9:  # with a domain and an account hash: $JS.ACK.<domain>.<account>.<stream>…
+        del tokens[2:4]
+    before = int(headers.get(ATTEMPTS_HEADER, "0"))
+    return Delivery(
+        subject, data, ack, tokens[2], tokens[3], int(tokens[4]) + before, int(tokens[5]), int(tokens[8]), headers
+    )

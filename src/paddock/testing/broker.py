@@ -1,0 +1,48 @@
+"""A real nats-server for a test, with connections by role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paddock.fabric import embedded
+from paddock.fabric.client import NatsFabric, connect
+from paddock.fabric.identity import Identities
+from paddock.model.errors import Unavailable
+
+
+class RealBroker:
+    """A nats-server of its own folder. Its connections must be closed and it stopped by `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server: embedded.EmbeddedServer | None = None
+        self.connections: list[NatsFabric] = []
+
+    @property
+    def identities(self) -> Identities:
+        return Identities.open(self.folder / "keys")
+
+    async def start(self) -> None:
+        self.server = await embedded.start(self.folder)
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop()
+
+    async def close(self) -> None:
+        for connection in self.connections:
+            await connection.close()
+        await self.stop()
+
+    async def connect(self, creds: str = "", inbox: str = "_INBOX.server") -> NatsFabric:
+        if self.server is None:
+            raise Unavailable("start the broker first")
+        creds = creds or self.identities.minter("server").creds("server", {})
+        self.connections.append(await connect(self.server.url, creds=creds, inbox=inbox, name="test"))
+        return self.connections[-1]
+
+    async def agent(self, fleet: str, name: str) -> NatsFabric:
+        return await self.connect(self.identities.minter("agent").agent(fleet, name), f"_INBOX.{fleet}.{name}")
+
+    async def node(self, node: str) -> NatsFabric:
+        return await self.connect(self.identities.minter("node").creds(node, {"node": node}), f"_INBOX.node.{node}")
