@@ -1,0 +1,80 @@
+"""The tables as they are now. How a database got here is in `migrations/`; a test holds the two together."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+metadata = sa.MetaData()
+
+KEY = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Text that is sought by prefix and sorted by bytes, in the same order on both databases."""
+
+SEQ = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""A stream's sequence. Only INTEGER, not BIGINT, makes a primary key SQLite's own rowid."""
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("fleet", KEY, nullable=False),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("priority", sa.BigInteger, nullable=False),
+    sa.Column("to_agent", sa.Text, nullable=False),
+    sa.Column("state", KEY, nullable=False),
+    sa.Column("attempts", sa.BigInteger, nullable=False),
+    sa.Column("agent", KEY, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("args", sa.Text, nullable=False),
+    sa.Column("result", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("submitted_at", sa.Double, nullable=False),
+    sa.Column("submitted_by", sa.Text, nullable=False),
+    sa.Column("not_before", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("kept_until", sa.Double),
+    # Who told what was asked for: 0 a running note (it knows nothing of it), 1 a result, 2 the task itself.
+    sa.Column("told_by", sa.SmallInteger, nullable=False),
+    sa.Index("tasks_newest", "submitted_at", "id"),
+    sa.Index("tasks_by_fleet", "fleet", "submitted_at", "id"),
+    sa.Index("tasks_by_state", "state", "submitted_at", "id"),
+    sa.Index("tasks_by_fleet_state", "fleet", "state", "submitted_at", "id"),
+    sa.Index("tasks_by_agent", "agent", "submitted_at", "id"),
+    sa.Index("tasks_kept", "kept_until"),
+)
+
+agents = sa.Table(
+    "agents",
+    metadata,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("fleet", KEY, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Index("agents_by_fleet", "fleet", "id"),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", SEQ, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", KEY, nullable=False),
+    sa.Column("about", KEY, nullable=False),
+    # `about` up to its slash: a fleet's events and those of its agents stand together, in order.
+    sa.Column("root", KEY, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Index("events_by_kind", "kind", "seq"),
+    sa.Index("events_by_about", "about", "seq"),
+    sa.Index("events_by_root", "root", "seq"),
+)
+
+cursors = sa.Table(
+    "cursors",
+    metadata,
+    sa.Column("stream", KEY, primary_key=True),
+    sa.Column("seq", SEQ, nullable=False),
+)
