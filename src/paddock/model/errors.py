@@ -97,6 +97,11 @@ class TaskError(PaddockError):
     code = "task-failed"
     status = 200
 
+    def __init__(self, message: str | None = None, *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+
 
 class Retry(TaskError):
     """Raise it in an agent to have this task tried again, whatever its method's retries say of other errors."""

@@ -95,7 +95,7 @@ class FleetSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: str = "SIGTERM"
     stop_grace_s: float = 10.0
     ports: list[str] = []
-    """Names of ports that each agent gets; `port` is the usual one."""
+    """Names of ports that each agent gets; `port` is the usual one. `http=8080`: a fixed one, for one agent only."""
     capabilities: list[str] = []
     concurrency: int = 1
     """How many tasks one agent holds at a time."""
@@ -115,7 +115,8 @@ class FleetSpec(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
     """Name of the template it came from, or the fleet's own name."""
     version: str = ""
-    """Hash over all that changes how an agent is made (not replicas, owners, queue_limit, schedules)."""
+    """Hash over what decides how an agent is made (`MADE_OF` in `model/manifest_build.py`). When it changes, running
+    agents are replaced; all other fields (restart, health, logs, capabilities, …) take effect on those that run."""
     secret_env: list[str] = []
     """Names of `env` whose values are secrets: never printed, logged or returned by the API."""
 

@@ -1,18 +1,45 @@
-"""From manifest text to frozen specs; every mistake is told with line and column."""
+"""From manifest text to frozen specs; every mistake is told with line and column.
+
+Top to bottom: each source becomes a tree (`yaml_source`), its sections are gathered over all sources, each fleet is
+laid over its template, read by the known fields (`manifest_fields`), made into a spec, and then all fleets are judged
+together: dependencies, cycles, fixed ports.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
+from paddock.model.errors import Refused
 from paddock.model.fleet import FleetSpec
+from paddock.model.manifest_build import SPEC_BYTES_MAX, build
+from paddock.model.manifest_check import check_together
+from paddock.model.manifest_fields import FLEET, NAME_TEXT, NOT_USED, TEMPLATE, TOP_KEYS, schema
+from paddock.model.shapes import nearest, wrong_type
+from paddock.model.yaml_source import (
+    CHARS_MAX,
+    NODES_MAX,
+    Leaf,
+    ManifestSource,
+    Mistakes,
+    Node,
+    Table,
+    Where,
+    Wrong,
+    merged,
+    parse,
+    short,
+    table,
+)
 
+__all__ = ["FLEETS_MAX", "SPEC_BYTES_MAX", "Manifest", "ManifestSource", "load", "schema"]
 
-class ManifestSource(msgspec.Struct, frozen=True, kw_only=True):
-    """One manifest as it came: `name` for messages (a file name), `folder` against which its paths are relative."""
-
-    name: str
-    text: str
-    folder: str = ""
+VERSION = 1
+SOURCES_MAX = 100
+FLEETS_MAX = 1000
+_TOGETHER = 5
+"""All fleets, laid over their templates, may weigh this many times what one manifest may."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,3 +47,158 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     fleets: dict[str, FleetSpec]
     warnings: list[str] = []
+
+
+def load(sources: Sequence[ManifestSource], *, others: Mapping[str, FleetSpec] | None = None) -> Manifest:
+    """Read all sources as one manifest, or raise Refused with up to ten mistakes.
+
+    `others` are fleets that exist already and stay: these may be depended on, and their fixed ports are taken.
+    """
+    if not sources:
+        raise Refused("no manifest was given; name at least one file")
+    if len(sources) > SOURCES_MAX:
+        raise Refused(f"{len(sources):,} manifests were given, over the limit of {SOURCES_MAX}; put several into one")
+    return _Reader().read(sources, others or {})
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._mistakes = Mistakes()
+        self._warnings: list[str] = []
+        self._templates: dict[str, tuple[Where, Table | None]] = {}
+        """Name → where, and its fields; None when they have mistakes."""
+        self._fleets: dict[str, tuple[Where, Node]] = {}
+        self._nodes = self._chars = 0
+
+    def read(self, sources: Sequence[ManifestSource], others: Mapping[str, FleetSpec]) -> Manifest:
+        for source in sources:
+            self._source(source)
+        specs: dict[str, FleetSpec] = {}
+        places: dict[str, Table] = {}
+        for name, (where, node) in self._fleets.items():
+            try:
+                tree = self._over_template(name, where, node)
+                spec = self._spec(name, tree) if tree else None
+            except Wrong as wrong:
+                self._mistakes.add(wrong.where, wrong.text)
+                continue
+            if tree and spec:
+                specs[name], places[name] = spec, tree
+        check_together(specs, places, others, self._mistakes, declared=self._fleets.keys())
+        self._mistakes.refuse()
+        if not specs:
+            self._warnings.append("no fleets are named, so nothing is to run")
+        return Manifest(fleets=specs, warnings=self._warnings)
+
+    def _source(self, source: ManifestSource) -> None:
+        root = parse(source, self._mistakes)
+        if root is None:
+            return
+        if not isinstance(root, Table):
+            self._mistakes.add(root.where, "a manifest is a mapping; begin with 'paddock: 1' and 'fleets:'")
+            return
+        if not self._version(root):
+            return
+        for key, node in root.entries.items():
+            where = root.keys[key]
+            if key not in TOP_KEYS:
+                hint = nearest(key, TOP_KEYS) or f"; known are {', '.join(TOP_KEYS)}"
+                self._mistakes.add(where, f"unknown key {short(key)}{hint}")
+            elif key == "paddock":
+                continue
+            elif not isinstance(node, Table):
+                wrong = wrong_type(node, key, "a mapping")
+                self._mistakes.add(wrong.where, wrong.text)
+            elif key in NOT_USED:
+                self._warnings.append(f"{where}: {key} is read but not used by this version")
+            else:
+                self._section(key, node)
+
+    def _version(self, root: Table) -> bool:
+        """Whether this source is of the version that is read here; nothing else can be judged otherwise."""
+        node = root.entries.get("paddock")
+        if node is None:
+            hint = "; add 'paddock: 1' at its top"
+            self._mistakes.add(root.where, f"the manifest does not say its version{hint}")
+        elif not isinstance(node, Leaf) or isinstance(node.value, bool) or node.value != VERSION:
+            said = f" {short(node.text, 20)}" if isinstance(node, Leaf) else ""
+            self._mistakes.add(node.where, f"paddock{said} is not a version read here; this Paddock reads version 1")
+        else:
+            return True
+        return False
+
+    def _section(self, key: str, section: Table) -> None:
+        kind = key.removesuffix("s")
+        known = self._templates if key == "templates" else self._fleets
+        for name, node in section.entries.items():
+            where = section.keys[name]
+            first = known.get(name)
+            if first is not None:
+                self._mistakes.add(
+                    where, f"the {kind} {short(name)} is there already: {first[0]}; remove or rename one"
+                )
+                continue
+            try:
+                NAME_TEXT.read(Leaf(where, text=name, value=name), kind, self._mistakes)
+            except Wrong as wrong:
+                self._mistakes.add(wrong.where, wrong.text)
+            if key == "templates":
+                self._templates[name] = (where, self._template(name, node))
+            else:
+                self._fleets[name] = (where, node)
+        if len(self._fleets) > FLEETS_MAX:
+            self._mistakes.add(
+                section.where, f"there are {len(self._fleets):,} fleets, over the limit of {FLEETS_MAX:,}"
+            )
+            self._mistakes.refuse()
+
+    def _template(self, name: str, node: Node) -> Table | None:
+        """Its fields, read once by themselves, so that a mistake in a template is told once and not for each fleet."""
+        before = len(self._mistakes)
+        try:
+            TEMPLATE.read(node, f"templates.{name}", self._mistakes)
+        except Wrong as wrong:
+            self._mistakes.add(wrong.where, wrong.text)
+        return node if isinstance(node, Table) and len(self._mistakes) == before else None
+
+    def _over_template(self, name: str, where: Where, node: Node) -> Table | None:
+        """The fleet's fields laid over its template's; None when the template is broken or missing (and told)."""
+        if not isinstance(node, Table):
+            raise wrong_type(node, f"fleets.{name}", "a mapping")
+        wanted = node.entries.get("template")
+        tree: Table | None = node
+        if isinstance(wanted, Leaf):
+            if wanted.text not in self._templates:
+                hint = nearest(wanted.text, self._templates)
+                self._mistakes.add(wanted.where, f"there is no template {short(wanted.text)}{hint}")
+                tree = None
+            else:
+                under = self._templates[wanted.text][1]
+                tree = merged(_without_rivals(under, node), node) if under else None
+        if tree is None:
+            FLEET.read(node, f"fleets.{name}", self._mistakes)
+            return None
+        self._nodes, self._chars = self._nodes + tree.nodes, self._chars + tree.chars
+        if self._nodes > NODES_MAX * _TOGETHER or self._chars > CHARS_MAX * _TOGETHER:
+            self._mistakes.add(where, "all fleets with their templates are too large together; apply them in parts")
+            self._mistakes.refuse()
+        return tree
+
+    def _spec(self, name: str, tree: Table) -> FleetSpec | None:
+        before = len(self._mistakes)
+        values = FLEET.read(tree, f"fleets.{name}", self._mistakes)
+        if len(self._mistakes) > before:
+            return None
+        spec = build(name, tree, values, self._mistakes, self._warnings)
+        return spec if len(self._mistakes) == before else None
+
+
+def _without_rivals(under: Table, over: Table) -> Table:
+    """The template without what the fleet decides otherwise: a command against its agent, owners against its number."""
+    dropped: set[str] = set()
+    for one, other in (("agent", "command"), ("replicas", "owners")):
+        for mine, theirs in ((one, other), (other, one)):
+            if mine in over.entries and theirs in under.entries:
+                dropped |= {theirs, "runtime"} if one == "agent" else {theirs}
+    entries = {key: value for key, value in under.entries.items() if key not in dropped}
+    return table(under.where, entries, under.keys)

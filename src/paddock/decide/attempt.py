@@ -1,0 +1,85 @@
+"""How often a task may be tried: judged before each run, and after each run that failed.
+
+The fabric counts hand-outs, not deaths, so a death, a hang, a stop in the middle and a retry after an error all count
+as one attempt. What ends a task for errors is its own limit; what ends it for deaths is at least `DEATHS_MIN`, because
+an agent that dies is seldom the task's fault.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from paddock.model.task import Task
+
+DEATHS_MIN = 3
+"""A repeatable task is handed out at least this often before it is given up for the deaths of its agents."""
+
+BACKOFF_S_MAX = 300.0
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether to run this hand-out. With `give_up` set, store a `dead` result with that message instead."""
+
+    attempts: int
+    give_up: str = ""
+
+
+class Next(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows a run that failed: put it back for `delay_s`, or end it as `failed` or `dead` for `reason`."""
+
+    action: Literal["again", "failed", "dead"]
+    delay_s: float = 0.0
+    reason: str = ""
+
+
+def before_run(task: Task, *, delivered: int, retries: int) -> Start:
+    """Judge hand-out number `delivered` of this message before the code runs."""
+    attempts = task.attempts_before + delivered
+    before = attempts - 1
+    times = "once" if before == 1 else f"{before} times"
+    if attempts > 1 and not task.repeatable:
+        return Start(
+            attempts=attempts,
+            give_up=f"it was handed out {times} already and no result came: its agent died, hung or was stopped while "
+            "running it, and the task says that it may not run twice (repeatable: false)",
+        )
+    if attempts > max(DEATHS_MIN, _errors_max(task, retries)):
+        return Start(
+            attempts=attempts, give_up=f"its agent died, hung or was stopped while running it, or it failed, {times}"
+        )
+    return Start(attempts=attempts)
+
+
+def after_error(task: Task, *, attempts: int, retries: int, backoff_s: float, asked: bool, dice: float) -> Next:
+    """Judge a run that raised or timed out. `asked`: the code raised Retry; `dice` in [0, 1) spreads the retries."""
+    limit = _errors_max(task, retries)
+    if asked and not task.max_attempts:
+        limit = max(DEATHS_MIN, limit)
+    if not task.repeatable:
+        # The next agent could not tell this retry from a death, so a task that may not run twice is not retried.
+        return (
+            Next(action="failed", reason="the task says that it may not run twice")
+            if not asked
+            else _dead("its code asked for a retry, but the task says that it may not run twice (repeatable: false)")
+        )
+    if attempts < limit:
+        return Next(action="again", delay_s=backoff(attempts, backoff_s=backoff_s, dice=dice))
+    if limit > 1:
+        return _dead(f"all {limit} attempts are used up")
+    return Next(action="failed")
+
+
+def backoff(attempts: int, *, backoff_s: float, dice: float) -> float:
+    """Doubles with every attempt up to `BACKOFF_S_MAX`; between half and one and a half times that."""
+    doubled = backoff_s * 2.0 ** min(attempts - 1, 30)
+    return min(doubled, BACKOFF_S_MAX) * (0.5 + dice)
+
+
+def _errors_max(task: Task, retries: int) -> int:
+    return task.max_attempts or retries + 1
+
+
+def _dead(reason: str) -> Next:
+    return Next(action="dead", reason=reason)
