@@ -1,0 +1,151 @@
+"""The line to the node: hello, beats, holds; drain and cancel from there.
+
+away ──connect──> hello sent ──> open ──broken──> away (random wait up to 1 s, for ever)
+  └── without a socket in the environment: never; the agent works alone ──────┘   `refused` ends it: a newer one lives
+
+Notes are written to the socket at once, not through a transport: a hold must be in the kernel before the code runs,
+because that code may kill this very process. A node that has not read 200 kB is stuck; the line to it is given up and
+the next hello tells everything anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from paddock.agent.clock import HostClock
+from paddock.agent.log import Log
+
+LINE_BYTES_MAX = 1_000_000
+
+
+class Orders(Protocol):
+    """What the node may tell an agent."""
+
+    def drain(self) -> None: ...
+    def cancel(self, task_id: str) -> None: ...
+    def refused(self, why: str) -> None: ...
+
+
+class Line(msgspec.Struct):
+    op: str
+    task: str = ""
+    why: str = ""
+
+
+class NodeLink:
+    """Holds are kept here whether there is a node or not."""
+
+    def __init__(self, *, agent: str, epoch: int, path: str, token: str, clock: HostClock, log: Log) -> None:
+        self._agent, self._epoch, self._path, self._token = agent, epoch, path, token
+        self._clock, self._log = clock, log
+        self._holds: dict[str, str] = {}
+        self._ready = False
+        self._socket: socket.socket | None = None
+        self._refused = False
+        self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def hold(self, task_id: str, ack: str) -> None:
+        """In the kernel when this returns, if there is a line."""
+        self._holds[task_id] = ack
+        self._send({"op": "hold", "task": task_id, "ack": ack})
+
+    def drop(self, task_id: str) -> None:
+        if self._holds.pop(task_id, None) is not None:
+            self._send({"op": "drop", "task": task_id})
+
+    def ready(self) -> None:
+        self._ready = True
+        self._send({"op": "ready"})
+
+    def beat(self) -> None:
+        done, failed = self.counters()
+        self._send({"op": "beat", "done": done, "failed": failed})
+
+    async def beats(self, every_s: float) -> None:
+        """For ever, from the event loop: a loop that is blocked does not beat."""
+        while True:
+            await self._clock.sleep(every_s)
+            self.beat()
+
+    async def run(self, orders: Orders) -> None:
+        """Keep the line, for ever; returns without a socket path, and once the node refused this incarnation."""
+        while self._path and not self._refused:
+            try:
+                await self._connect_and_read(orders)
+            except (OSError, msgspec.DecodeError) as error:
+                self._log.debug("the line to the node broke", error=str(error))
+            if not self._refused:
+                await self._clock.sleep(self._clock.dice())
+
+    async def _connect_and_read(self, orders: Orders) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.setblocking(False)
+            await loop.sock_connect(line, self._path)
+            self._socket = line
+            try:
+                self._send(self._hello())
+                self.beat()
+                await self._read(line, orders)
+            finally:
+                self._socket = None
+
+    async def _read(self, line: socket.socket, orders: Orders) -> None:
+        loop = asyncio.get_running_loop()
+        rest = b""
+        while data := await loop.sock_recv(line, 65536):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                raise OSError("the node sent a line without an end")
+            for text in lines:
+                if text.strip():
+                    self._obey(msgspec.json.decode(text, type=Line), orders)
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "op": "hello",
+            "agent": self._agent,
+            "epoch": self._epoch,
+            "token": self._token,
+            "pid": os.getpid(),
+            "holds": [{"task": task, "ack": ack} for task, ack in self._holds.items()],
+            "ready": self._ready,
+        }
+
+    def _obey(self, line: Line, orders: Orders) -> None:
+        if line.op == "drain":
+            orders.drain()
+        elif line.op == "cancel":
+            orders.cancel(line.task)
+        elif line.op == "refused":
+            self._refused = True
+            orders.refused(line.why)
+        # other words are from a newer node; what an agent does not know, it need not do
+
+    def _send(self, value: dict[str, Any]) -> None:
+        if self._socket is None:
+            return
+        data = msgspec.json.encode(value) + b"\n"
+        try:
+            sent = self._socket.send(data)
+        except OSError as error:  # BlockingIOError too: see the module's text
+            self._give_up(str(error))
+            return
+        if sent != len(data):
+            self._give_up("the node does not read")
+
+    def _give_up(self, why: str) -> None:
+        """Wake the reader with an end-of-file; it closes and connects anew."""
+        self._log.debug("the line to the node is given up", error=why)
+        line, self._socket = self._socket, None
+        if line is not None:
+            try:
+                line.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is closed at the other end already; the reader sees that

@@ -1,0 +1,330 @@
+"""The tasks that an agent holds: from the hand-out to the acknowledgement.
+
+handed out ──> held (the node knows) ──> ended before? ──yes──> acked
+                                     └──> judged ──give up──┐
+                                             └──> runs ─────┴──> result stored ──> notified ──> acked ──> dropped
+                                                    ├──> again: put back with a delay ───────────────────> dropped
+                                                    └──> the agent stops: put back ──────────────────────> dropped
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from paddock.agent.call import Call, Caller, Outcome
+from paddock.agent.context import Context
+from paddock.agent.nodelink import NodeLink
+from paddock.agent.owner import Owner
+from paddock.decide.attempt import after_error, before_run
+from paddock.fabric import subjects
+from paddock.model.errors import Conflict, PaddockError, Unavailable
+from paddock.model.task import PAYLOAD_BYTES_MAX, Task, TaskFailure, TaskResult, TaskState
+from paddock.ports.fabric import Delivery, Stored
+
+RUNNING_NOTE_S = 0.05
+"""Shorter tasks are not announced as running: their result comes before anybody could look."""
+STORE_RETRY_S_MIN, STORE_RETRY_S_MAX = 0.1, 5.0
+UNSTORABLE_DELAY_S = 5.0
+EARLY_S_MAX = 2.0
+"""How long a hand-out may wait here for a slot before another agent gets its chance."""
+
+
+class Held:
+    """One task in hand."""
+
+    def __init__(self, delivery: Delivery, task: Task, started_at: float) -> None:
+        self.delivery, self.task, self.started_at = delivery, task, started_at
+        self.call: Call | None = None
+        self.cancelled = False
+        self.put_back = False
+        self.settled = False
+        """Stored and acknowledged, or put back; only an overrun of its code may still keep the slot."""
+
+
+class Worker:
+    """Runs what the puller hands it; `free` says how many more it takes."""
+
+    def __init__(self, context: Context, caller: Caller, link: NodeLink, owner: Owner, *, slots: int) -> None:
+        self._context, self._caller, self._link, self._owner = context, caller, link, owner
+        self._slots = slots
+        self._held: dict[str, Held] = {}
+        self._busy = 0
+        self._early: dict[str, Delivery] = {}
+        """Hand-outs beyond the slots, by ack subject: two lanes can answer at the same moment. Putting them back at
+        once would count as an attempt, so they wait a little for a slot."""
+        self._unwanted: set[str] = set()
+        """Ids of early tasks that were cancelled before they started."""
+        self.done = self.failed = 0
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a slot became free or a task was settled."""
+
+    @property
+    def free(self) -> int:
+        return self._slots - self._busy
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._early) + sum(not held.settled for held in self._held.values())
+
+    def take(self, delivery: Delivery) -> None:
+        """Start on a hand-out, or keep it for the next free slot."""
+        if self.free > 0:
+            self._busy += 1
+            self._start(delivery)
+            return
+        self._early[delivery.ack] = delivery
+        self._link.hold(_task_id(delivery), delivery.ack)
+        asyncio.get_running_loop().call_later(EARLY_S_MAX, self._too_early, delivery.ack)
+
+    def _start(self, delivery: Delivery) -> None:
+        self._owner.start(f"task-{_task_id(delivery)}", self._serve(delivery))
+
+    def _too_early(self, ack: str) -> None:
+        """No slot became free for it: others may have one. A task that may not run twice stays: the next agent could
+        not tell this from a death."""
+        delivery = self._early.get(ack)
+        if delivery is not None and self._decode(delivery).repeatable:
+            self._return_early(delivery)
+
+    def _return_early(self, delivery: Delivery) -> None:
+        del self._early[delivery.ack]
+        put_back(self._context, delivery)
+        self._link.drop(_task_id(delivery))
+        self.changed()
+
+    def still_working(self) -> None:
+        """Tell the fabric that the held tasks are alive, so that it does not hand them out again."""
+        for held in self._held.values():
+            if not held.settled:
+                self._context.fabric.publish(held.delivery.ack, b"+WPI")
+        for ack in self._early:
+            self._context.fabric.publish(ack, b"+WPI")
+
+    def cancel(self, task_id: str) -> None:
+        for held in self._held.values():
+            if held.task.id == task_id:
+                held.cancelled = True
+                self._stop(held)
+        self._unwanted |= {task_id for delivery in self._early.values() if _task_id(delivery) == task_id}
+
+    def put_back_all(self) -> None:
+        """The agent stops now: what it still runs is cancelled and goes back to the queue."""
+        for held in self._held.values():
+            held.put_back = True
+            self._stop(held)
+        for delivery in list(self._early.values()):
+            self._return_early(delivery)
+
+    def _stop(self, held: Held) -> None:
+        if held.call is not None:
+            held.call.cancel()
+
+    async def _serve(self, delivery: Delivery) -> None:
+        held = Held(delivery, self._decode(delivery), self._context.clock.now())
+        self._held[delivery.ack] = held
+        held.cancelled = held.task.id in self._unwanted
+        self._unwanted.discard(held.task.id)
+        try:
+            self._link.hold(held.task.id, delivery.ack)
+            try:
+                await self._work(held)
+            except Exception as error:  # our own bug; the task must not be lost with it
+                self._context.log.error("handling a task failed", id=held.task.id, error=repr(error))
+                self._put_back(held, UNSTORABLE_DELAY_S)
+            # A cancelled one is not dropped: its node gives it back when this process has ended.
+            held.settled = True
+            self._link.drop(held.task.id)
+            self.changed()
+            if held.call is not None and held.call.work is not None and not held.call.work.done():
+                await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot
+        finally:
+            del self._held[delivery.ack]
+            if self._early:
+                self._start(self._early.pop(min(self._early, key=lambda ack: self._early[ack].subject.split(".")[-2])))
+            else:
+                self._busy -= 1
+            self.changed()
+
+    def _decode(self, delivery: Delivery) -> Task:
+        """The task; one that cannot be read becomes a task without a method, which ends as failed."""
+        try:
+            return msgspec.json.decode(delivery.data, type=Task)
+        except msgspec.DecodeError as error:
+            self._context.log.warning("a task cannot be read", subject=delivery.subject, error=str(error))
+            return Task(id=delivery.subject.rpartition(".")[2], fleet=self._context.fleet, method="")
+
+    async def _work(self, held: Held) -> None:
+        task, delivery = held.task, held.delivery
+        if (task.keyed or delivery.delivered > 1 or task.attempts_before) and await self._ended(held) is not None:
+            self._ack(held)
+            return
+        if not task.method:
+            failure = TaskFailure(code="bad-task", message="the message on this task's subject is not a task")
+            await self._store(held, self._result(held, TaskState.FAILED, 1, error=failure))
+            return
+        method = self._caller.methods.get(task.method)
+        retries = method.mark.retries if method is not None else 0
+        start = before_run(task, delivered=delivery.delivered, retries=retries)
+        if start.give_up:
+            failure = TaskFailure(code="gave-up", message=start.give_up)
+            await self._store(held, self._result(held, TaskState.DEAD, start.attempts, error=failure))
+            return
+        outcome = await self._run(held, start.attempts)
+        if outcome.cancelled and not held.cancelled:
+            self._put_back(held, 0.0)
+        elif outcome.cancelled:
+            failure = TaskFailure(code="cancelled", message="cancelled while it was running")
+            await self._store(held, self._result(held, TaskState.CANCELLED, start.attempts, error=failure))
+        elif outcome.error is None:
+            await self._store(held, self._result(held, TaskState.DONE, start.attempts, value=outcome))
+        else:
+            await self._failed(held, start.attempts, outcome, outcome.error)
+
+    async def _run(self, held: Held, attempts: int) -> Outcome:
+        held.call = Call(held.task.method, held.task.args, task_id=held.task.id, timeout_s=held.task.timeout_s)
+        if held.cancelled or held.put_back:  # asked for while the fabric was looked into
+            return Outcome(cancelled=True)
+        note = asyncio.get_running_loop().call_later(RUNNING_NOTE_S, self._note_running, held, attempts)
+        try:
+            return await self._caller.call(held.call)
+        finally:
+            note.cancel()
+
+    def _note_running(self, held: Held, attempts: int) -> None:
+        value = {"agent": self._context.id, "attempt": attempts, "started_at": held.started_at}
+        subject = subjects.running(held.task.fleet, held.task.id)
+        self._context.fabric.publish(subject, msgspec.json.encode(value))
+
+    async def _failed(self, held: Held, attempts: int, outcome: Outcome, error: TaskFailure) -> None:
+        state = TaskState.FAILED
+        if outcome.retry:
+            method = self._caller.methods[held.task.method]
+            following = after_error(
+                held.task,
+                attempts=attempts,
+                retries=method.mark.retries,
+                backoff_s=method.mark.backoff_s,
+                asked=outcome.asked,
+                dice=self._context.clock.dice(),
+            )
+            if following.action == "again":
+                self._context.log.warning(
+                    "a task failed and is tried again", id=held.task.id, attempt=attempts, error=error.message
+                )
+                self._put_back(held, following.delay_s)
+                return
+            state = TaskState(following.action)
+            if following.reason:
+                error = msgspec.structs.replace(error, message=f"{error.message} ({following.reason})")
+        await self._store(held, self._result(held, state, attempts, error=error))
+
+    def _result(
+        self,
+        held: Held,
+        state: TaskState,
+        attempts: int,
+        *,
+        value: Outcome | None = None,
+        error: TaskFailure | None = None,
+    ) -> TaskResult:
+        task = held.task
+        return TaskResult(
+            id=task.id,
+            fleet=self._context.fleet,
+            method=task.method,
+            state=state,
+            result=value.value if value is not None else None,
+            error=error,
+            attempts=attempts,
+            agent=self._context.id,
+            epoch=self._context.epoch,
+            priority=task.priority,
+            args=task.args,
+            submitted_at=task.submitted_at,
+            submitted_by=task.submitted_by,
+            started_at=held.started_at,
+            finished_at=self._context.clock.now(),
+            kept_s=task.kept_s,
+            to_agent=task.agent,
+        )
+
+    async def _store(self, held: Held, result: TaskResult) -> None:
+        """Store the outcome, then tell who waits, then acknowledge. Goes on for as long as the fabric is away: the
+        task stays held, and should somebody else get and end it meanwhile, ours is dropped."""
+        result, data = fit(result)
+        unsure = False
+        delay_s = STORE_RETRY_S_MIN
+        while not held.put_back or not unsure:  # one try at least, also when the agent stops
+            try:
+                await self._context.fabric.store(subjects.result(result.fleet, result.id), data)
+                self._finish(held, result, data)
+                return
+            except Conflict:
+                stored = await self._ended(held) if unsure else None
+                if stored is not None and stored.data == data:
+                    self._finish(held, result, data)  # an earlier try had arrived after all
+                else:
+                    self._ack(held)
+                return
+            except Unavailable:
+                unsure = True
+                await self._context.clock.sleep(delay_s * (0.5 + self._context.clock.dice()))
+                delay_s = min(delay_s * 2, STORE_RETRY_S_MAX)
+            except PaddockError as error:
+                self._context.log.error("a result was refused by the fabric", id=result.id, error=str(error))
+                self._put_back(held, UNSTORABLE_DELAY_S)
+                return
+        self._put_back(held, 0.0)
+
+    def _finish(self, held: Held, result: TaskResult, data: bytes) -> None:
+        if result.state is TaskState.DONE:
+            self.done += 1
+        elif result.state is not TaskState.CANCELLED:
+            self.failed += 1
+        if notify := held.delivery.headers.get("Paddock-Notify"):
+            self._context.fabric.publish(notify, data)
+        self._ack(held)
+
+    async def _ended(self, held: Held) -> Stored | None:
+        """The stored result of this task, waiting for the fabric if it is away."""
+        while True:
+            try:
+                subject = subjects.result(self._context.fleet, held.task.id)
+                return await self._context.fabric.last(subjects.RESULTS, subject)
+            except Unavailable:
+                if held.put_back:
+                    return None
+                await self._context.clock.sleep(STORE_RETRY_S_MIN + self._context.clock.dice())
+
+    def _ack(self, held: Held) -> None:
+        self._context.fabric.publish(held.delivery.ack, b"+ACK")
+
+    def _put_back(self, held: Held, delay_s: float) -> None:
+        put_back(self._context, held.delivery, delay_s)
+
+
+def _task_id(delivery: Delivery) -> str:
+    return delivery.subject.rpartition(".")[2]
+
+
+def put_back(context: Context, delivery: Delivery, delay_s: float = 0.0) -> None:
+    """Give a hand-out back to the queue, for now or for later."""
+    delay = b' {"delay": %d}' % int(delay_s * 1e9) if delay_s > 0 else b""
+    context.fabric.publish(delivery.ack, b"-NAK" + delay)
+
+
+def fit(result: TaskResult) -> tuple[TaskResult, bytes]:
+    """The result and its JSON within the limit: without its arguments if they are what is too much, else failed."""
+    data = msgspec.json.encode(result)
+    if len(data) <= PAYLOAD_BYTES_MAX:
+        return result, data
+    slim = msgspec.structs.replace(result, args={})
+    data_slim = msgspec.json.encode(slim)
+    if len(data_slim) <= PAYLOAD_BYTES_MAX:
+        return slim, data_slim
+    text = f"the result has {len(data_slim)} bytes; {PAYLOAD_BYTES_MAX} are allowed: store it elsewhere, return where"
+    failure = TaskFailure(code="too-large", message=text)
+    return fit(msgspec.structs.replace(result, state=TaskState.FAILED, result=None, error=failure))
