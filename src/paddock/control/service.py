@@ -1,4 +1,4 @@
-"""What the HTTP edge may ask of the controllers. `control/server.py` is the real thing; tests of the edge use a fake."""
+"""What the HTTP edge may ask of the controllers. `control/server.py` is the real thing; its tests use a fake."""
 
 from __future__ import annotations
 

@@ -1,0 +1,290 @@
+"""The server's picture of what is wanted (bucket `wanted`) and what is (bucket `now`), fed by tails.
+
+It answers in memory, keeps counts by state as changes come (O(1) each), and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from paddock.control.changes import Changes
+from paddock.control.owner import Owner, within
+from paddock.control.views import nearest
+from paddock.fabric import subjects
+from paddock.model.agent import AgentState, AgentStatus, NodeStatus
+from paddock.model.errors import NotFound, TimedOut, Unavailable
+from paddock.model.fleet import FleetSpec, Placement
+from paddock.ports.clock import Clock
+from paddock.ports.fabric import Fabric, Stored
+
+log = structlog.get_logger(__name__)
+S = TypeVar("S")
+
+NODE_LIVE_S = 35.0
+"""A node that was not heard of for so long counts as gone."""
+SEEN_S_MAX = 10.0
+RETRY_S = 0.5
+TRIES_MAX = 120
+"""In a row, before a bucket is given up and with it the server."""
+
+_WANTED = "$KV.wanted."
+_NOW = "$KV.now."
+_OUT = (AgentState.STOPPED, AgentState.FAILED, AgentState.QUARANTINED)
+
+
+class CronMark(msgspec.Struct, frozen=True):
+    """When a schedule fired last: the key `cron.<fleet>.<name>` of the bucket `wanted`."""
+
+    at: float
+
+
+class WantedFleet(msgspec.Struct, frozen=True):
+    """A wanted fleet and the sequence under which it was stored, for compare-and-set."""
+
+    spec: FleetSpec
+    seq: int
+    names: frozenset[str]
+
+
+class Mirror:
+    def __init__(self, fabric: Fabric, clock: Clock, changes: Changes) -> None:
+        self._fabric = fabric
+        self._clock = clock
+        self._changes = changes
+        self.fleets: dict[str, WantedFleet] = {}
+        self.gone: dict[str, int] = {}
+        """Fleets that were deleted, with the sequence of their marker."""
+        self.placements: dict[str, dict[str, Placement]] = {}
+        """fleet → node → what is placed there."""
+        self.crons: dict[tuple[str, str], CronMark] = {}
+        self.agents: dict[str, AgentStatus] = {}
+        self.by_fleet: dict[str, dict[str, AgentStatus]] = {}
+        self.counts: dict[str, Counter[str]] = {}
+        self.by_state: dict[AgentState, dict[str, None]] = {state: {} for state in AgentState}
+        self.nodes: dict[str, NodeStatus] = {}
+        self.on_fleet: list[Callable[[str], None]] = []
+        """Called with the fleet whose spec, placement, or first ready agent changed."""
+        self.on_nodes: list[Callable[[], None]] = []
+        """Called when a node came or was deleted; that one fell silent is seen by asking `live`."""
+        self.on_agent: list[Callable[[AgentStatus], None]] = []
+        self._copies: dict[str, dict[str, AgentStatus]] = {}
+        self._heard: dict[str, float] = {}
+        self._sorted: list[tuple[Any, str]] | None = None
+        self._wanted_seq = 0
+        self._moved = asyncio.Event()
+        self._caught_up: set[str] = set()
+        self._started_at = clock.monotonic()
+
+    async def start(self, owner: Owner) -> bool:
+        """Begin to follow; return, with True, when all that is stored now is known."""
+        ready = {name: asyncio.Event() for name in (subjects.WANTED, subjects.NOW)}
+        for stream, take in ((subjects.WANTED, self._take_wanted), (subjects.NOW, self._take_now)):
+            owner.loop(f"mirror-{stream}", self._follow(stream, take, ready[stream]))
+        for event in ready.values():
+            await event.wait()
+        return True
+
+    async def seen(self, seq: int) -> None:
+        """Return when what was stored in the bucket `wanted` as `seq` is known here."""
+
+        async def reach() -> bool:
+            while self._wanted_seq < seq:
+                self._moved.clear()
+                await self._moved.wait()
+            return True
+
+        if self._wanted_seq < seq and not await within(self._clock, reach(), SEEN_S_MAX):
+            raise TimedOut("it is stored, but the server has not seen its own change in time; look again in a moment")
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def fleet(self, name: str) -> WantedFleet:
+        if name in self.fleets:
+            return self.fleets[name]
+        raise NotFound(f"there is no fleet {name!r}{nearest(name, self.fleets)}")
+
+    def fleet_seq(self, name: str) -> int:
+        """The `expect_seq` for a change of this fleet; 0 when it never was."""
+        return self.fleets[name].seq if name in self.fleets else self.gone.get(name, 0)
+
+    def ready_count(self, fleet: str) -> int:
+        return self.counts[fleet][AgentState.READY] if fleet in self.counts else 0
+
+    def live(self, *, benefit_of_doubt: bool = False) -> list[NodeStatus]:
+        """Nodes heard of lately. With `benefit_of_doubt` also those that were known when this server started, until
+        they had their time to be heard: so that a restart of everything moves no agents about."""
+        young = benefit_of_doubt and self._clock.monotonic() - self._started_at < NODE_LIVE_S
+        return [node for name, node in self.nodes.items() if young or self._is_live(name)]
+
+    def _is_live(self, node: str) -> bool:
+        return node in self._heard and self._clock.monotonic() - self._heard[node] < NODE_LIVE_S
+
+    def ordered(self) -> Sequence[tuple[Any, str]]:
+        """(sort key, id) of all agents: by fleet, numbers in their order."""
+        if self._sorted is None:
+            self._sorted = sorted((agent_order(name), name) for name in self.agents)
+        return self._sorted
+
+    def agents_after(self, after: str) -> Iterator[AgentStatus]:
+        """Agents in order, behind the id `after`, which need not exist any more."""
+        ordered = self.ordered()
+        start = bisect.bisect_right(ordered, (agent_order(after), after)) if after else 0
+        for index in range(start, len(ordered)):
+            yield self.agents[ordered[index][1]]
+
+    # -- intake ----------------------------------------------------------------------------------------------------
+
+    async def _follow(self, stream: str, take: Callable[[Stored], None], ready: asyncio.Event) -> None:
+        after, tries = 0, 0
+        while True:
+            try:
+                async for batch in self._fabric.tail(stream, after_seq=after):
+                    tries = 0
+                    for stored in batch:
+                        self._take(stream, take, stored)
+                        after = stored.seq
+                    if not batch:
+                        self._caught_up.add(stream)
+                        ready.set()
+            except (NotFound, Unavailable) as error:
+                # A fabric that has just come back may not know its streams yet; one that lost them stays without.
+                tries += 1
+                if tries > TRIES_MAX:
+                    raise
+                log.warning("bucket not readable", stream=stream, error=error.message)
+            await self._clock.sleep(RETRY_S)
+
+    def _take(self, stream: str, take: Callable[[Stored], None], stored: Stored) -> None:
+        try:
+            take(stored)
+        except msgspec.MsgspecError as error:
+            # Written by another version or by hand: what cannot be read changes nothing.
+            log.error("unreadable entry", subject=stored.subject, seq=stored.seq, error=str(error))
+        if stream == subjects.WANTED:
+            self._wanted_seq = stored.seq
+            self._moved.set()
+
+    def _take_wanted(self, stored: Stored) -> None:
+        kind, _, rest = stored.subject.removeprefix(_WANTED).partition(".")
+        if kind == "fleet":
+            self._take_fleet(rest, stored)
+        elif kind == "place":
+            node, _, fleet = rest.partition(".")
+            self._take_place(node, fleet, stored)
+        elif kind == "cron":
+            fleet, _, name = rest.partition(".")
+            if stored.deleted:
+                self.crons.pop((fleet, name), None)
+            else:
+                self.crons[fleet, name] = msgspec.json.decode(stored.data, type=CronMark)
+
+    def _take_fleet(self, name: str, stored: Stored) -> None:
+        if stored.deleted:
+            self.fleets.pop(name, None)
+            self.gone[name] = stored.seq
+        else:
+            spec = msgspec.json.decode(stored.data, type=FleetSpec)
+            self.gone.pop(name, None)
+            self.fleets[name] = WantedFleet(spec, stored.seq, frozenset(spec.names()))
+        self._tell_fleet(name)
+
+    def _take_place(self, node: str, fleet: str, stored: Stored) -> None:
+        if stored.deleted:
+            placed = self.placements.get(fleet, {})
+            placed.pop(node, None)
+            if not placed:
+                self.placements.pop(fleet, None)
+        else:
+            self.placements.setdefault(fleet, {})[node] = msgspec.json.decode(stored.data, type=Placement)
+        self._tell_fleet(fleet)
+
+    def _take_now(self, stored: Stored) -> None:
+        kind, _, rest = stored.subject.removeprefix(_NOW).partition(".")
+        if kind == "node":
+            self._take_node(rest, stored)
+        elif kind == "agent":
+            node, _, agent = rest.partition(".")
+            fleet, _, name = agent.partition(".")
+            status = None if stored.deleted else msgspec.json.decode(stored.data, type=AgentStatus)
+            self._take_agent(node, f"{fleet}/{name}", fleet, status)
+
+    def _take_node(self, name: str, stored: Stored) -> None:
+        if stored.deleted:
+            changed = self.nodes.pop(name, None) is not None
+            self._heard.pop(name, None)
+        else:
+            status = msgspec.json.decode(stored.data, type=NodeStatus)
+            # An old entry is as old as it says; a new one is heard now, whatever the clocks of the hosts say.
+            live = subjects.NOW in self._caught_up
+            age_s = 0.0 if live else max(0.0, self._clock.now() - stored.at)
+            changed = not self._is_live(name)
+            self.nodes[name] = status
+            self._heard[name] = self._clock.monotonic() - age_s
+            self._publish("node", status)
+        if changed:
+            for callback in self.on_nodes:
+                callback()
+
+    def _take_agent(self, node: str, agent: str, fleet: str, status: AgentStatus | None) -> None:
+        copies = self._copies.setdefault(agent, {})
+        if status is None:
+            copies.pop(node, None)
+        else:
+            copies[node] = status
+        # A moved agent is told of by two nodes for a while: the one that lives and has it alive is right.
+        best = (
+            max(copies.values(), key=lambda copy: (self._is_live(copy.node), copy.state not in _OUT, copy.epoch))
+            if copies
+            else None
+        )
+        if best is None:
+            del self._copies[agent]
+        self._count(agent, fleet, best)
+
+    def _count(self, agent: str, fleet: str, status: AgentStatus | None) -> None:
+        old = self.agents.pop(agent, None) if status is None else self.agents.get(agent)
+        counts = self.counts.setdefault(fleet, Counter())
+        members = self.by_fleet.setdefault(fleet, {})
+        was_ready = counts[AgentState.READY] > 0
+        if old is not None:
+            counts[old.state] -= 1
+            self.by_state[old.state].pop(agent, None)
+        if (old is None) != (status is None):
+            self._sorted = None
+        if status is None:
+            members.pop(agent, None)
+            if not members:
+                self.by_fleet.pop(fleet, None)
+                self.counts.pop(fleet, None)
+            if old is not None:
+                self._publish("agent", msgspec.structs.replace(old, state=AgentState.STOPPED, pid=None, health=0))
+        else:
+            self.agents[agent] = members[agent] = status
+            counts[status.state] += 1
+            self.by_state[status.state][agent] = None
+            self._publish("agent", status)
+            for callback in self.on_agent:
+                callback(status)
+        if (not was_ready and counts[AgentState.READY] > 0) or fleet not in self.by_fleet:
+            self._tell_fleet(fleet)
+
+    def _tell_fleet(self, fleet: str) -> None:
+        for callback in self.on_fleet:
+            callback(fleet)
+
+    def _publish(self, kind: str, data: Any) -> None:
+        if len(self._caught_up) == 2:
+            self._changes.publish(kind, data)
+
+
+def agent_order(agent: str) -> tuple[str, int, str]:
+    """Sort key of an agent's id: `executor/2` before `executor/10`."""
+    fleet, _, name = agent.partition("/")
+    return (fleet, int(name), "") if name.isascii() and name.isdigit() else (fleet, -1, name)
