@@ -1,0 +1,168 @@
+"""The roles as processes: what each is made of. `paddock role …` runs one of them until it is told to stop.
+
+SIGTERM and SIGINT stop a role in order. To the node that means: stop the agents, then end. SIGHUP ends the node and
+leaves its agents running; the next node adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from paddock import __version__
+from paddock.app.clock import SystemClock
+from paddock.app.data import DataDir, write_atomically
+from paddock.fabric import subjects
+from paddock.fabric.client import NatsFabric, connect
+from paddock.fabric.identity import Identities, Minter
+
+NATS_URL = "PADDOCK_NATS_URL"
+"""A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
+RECORD_URL = "PADDOCK_RECORD_URL"
+"""A database of your own (`postgresql://…`) instead of SQLite in the data directory."""
+
+
+class NodeIdentity(msgspec.Struct, frozen=True):
+    """All that a node is trusted with: its own credentials, and the key that mints its agents'."""
+
+    url: str
+    creds: str
+    minter: dict[str, str]
+
+
+def fabric_url(data: DataDir) -> str:
+    """Where the fabric of this installation listens."""
+    given = os.environ.get(NATS_URL, "")
+    if given:
+        return given
+    running = data.running("fabric")
+    return running.url if running else ""
+
+
+async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
+    """Make the streams that everything else expects, and the identity of the node. Idempotent."""
+    identities = Identities.open(data.fabric / "keys")
+    fabric = await _connect_server(identities, url, wait=False)
+    try:
+        await fabric.ensure(*subjects.STREAMS)
+    finally:
+        await fabric.close()
+    path = data.node(node) / "identity.json"
+    if not path.exists():
+        creds = identities.minter("node").creds(node, {"node": node})
+        identity = NodeIdentity(url, creds, identities.minter("agent").dump())
+        write_atomically(path, msgspec.json.encode(identity))
+
+
+def run_server(data: DataDir, *, port: int) -> int:
+    """The server role; returns its exit code."""
+    with data.claim("server", url=f"http://127.0.0.1:{port}"):
+        return _run(_server(data, port))
+
+
+def run_node(data: DataDir, *, node: str) -> int:
+    """The node role; returns its exit code."""
+    with data.claim("node"):
+        return _run(_node(data, node))
+
+
+def _run(main: Coroutine[Any, Any, None]) -> int:
+    import uvloop
+
+    _log_to_stderr()
+    uvloop.run(main)
+    return 0
+
+
+async def _server(data: DataDir, port: int) -> None:
+    from paddock.api.app import create_app
+    from paddock.api.serve import bind, serve
+    from paddock.control.server import ControlServer
+    from paddock.record.sql import SqlRecord
+
+    stopping, _ = _stop_signals()
+    listening = bind("127.0.0.1", port)
+    url = os.environ.get(RECORD_URL) or f"sqlite:///{data.record_db}"
+    record = await asyncio.to_thread(SqlRecord.open, url)
+    fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=True)
+    control = ControlServer(fabric, record, SystemClock())
+    try:
+        await fabric.ensure(*subjects.STREAMS)
+        await control.start()
+        app = create_app(control, token=data.token, version=__version__)
+        await serve(app, port=port, sock=listening, stopping=stopping)
+    finally:
+        await control.stop()
+        await fabric.close()
+        record.close()
+
+
+async def _node(data: DataDir, node: str) -> None:
+    from paddock.node.service import NodeConfig, NodeService
+    from paddock.runtimes.exec import ExecRuntime
+    from paddock.runtimes.python import PythonRuntime
+
+    stopping, leaving = _stop_signals()
+    folder = data.node(node)
+    identity = msgspec.json.decode((folder / "identity.json").read_bytes(), type=NodeIdentity)
+    url = fabric_url(data) or identity.url
+    minter = Minter(**identity.minter)
+    fabric = await connect(url, creds=identity.creds, inbox=f"_INBOX.node.{node}", name=f"node {node}", wait=True)
+    config = NodeConfig(id=node, folder=str(folder), nats_url=url, mint=minter.agent)
+    service = NodeService(config, fabric, {"python": PythonRuntime(), "exec": ExecRuntime()}, SystemClock())
+    await service.start()
+    running = asyncio.create_task(service.run(), name="node service")
+    try:
+        await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await service.stop(agents=not leaving.is_set())
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        await fabric.close()
+
+
+async def _connect_server(identities: Identities, url: str, *, wait: bool) -> NatsFabric:
+    creds = identities.minter("server").creds("server", {})
+    return await connect(url, creds=creds, inbox="_INBOX.server", name="server", wait=wait)
+
+
+def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """(stop, leave the agents): set by SIGTERM or SIGINT, and both by SIGHUP."""
+    loop = asyncio.get_running_loop()
+    stopping, leaving = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, stopping.set)
+
+    def leave() -> None:
+        leaving.set()
+        stopping.set()
+
+    loop.add_signal_handler(signal.SIGHUP, leave)
+    return stopping, leaving
+
+
+def _log_to_stderr() -> None:
+    """One JSON object a line, for every role."""
+    import logging
+    import sys
+
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

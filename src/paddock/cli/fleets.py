@@ -1,0 +1,144 @@
+"""Commands that say what is wanted: apply, plan, scale, heal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paddock.cli import show
+from paddock.cli.session import session
+from paddock.model.errors import PaddockError, Refused
+
+MANIFEST_BYTES_MAX = 10_000_000
+"""More is not even read; the server's own limit is lower."""
+
+READY_S_MAX = 300.0
+
+Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", show_default=False)]
+Wait = Annotated[float, typer.Option("--wait-s", min=0, help="How long to wait for agents; 0: do not wait.")]
+
+
+class NotReady(PaddockError):
+    """Not all agents became ready."""
+
+    code = "not-ready"
+
+
+def add(app: typer.Typer) -> None:
+    app.command()(apply)
+    app.command()(plan)
+    app.command()(scale)
+    app.command()(heal)
+
+
+def apply(
+    context: typer.Context,
+    manifests: Manifests,
+    prune: Annotated[bool, typer.Option(help="Also remove fleets that no manifest names.")] = False,
+    wait_s: Wait = READY_S_MAX,
+    output: show.Output = show.Form.TABLE,
+) -> None:
+    """Make it so: create, change and scale the fleets of these manifests, and wait until they are ready."""
+    from paddock.cli.ready import wait_fleets
+
+    sources = read(manifests)
+    with session(context).api() as api:
+        done = api.post("/api/v1/apply", {"manifests": sources, "prune": prune})
+        print_plan(done, output)
+        if wait_s:
+            raise_problems(wait_fleets(api, wanted_fleets(done), limit_s=wait_s))
+
+
+def plan(
+    context: typer.Context,
+    manifests: Manifests,
+    prune: Annotated[bool, typer.Option(help="As if fleets that no manifest names were removed.")] = False,
+    output: show.Output = show.Form.TABLE,
+) -> None:
+    """Show what apply would change, and change nothing."""
+    sources = read(manifests)
+    with session(context).api() as api:
+        print_plan(api.post("/api/v1/plan", {"manifests": sources, "prune": prune}), output)
+
+
+def scale(
+    context: typer.Context,
+    fleet: str,
+    replicas: Annotated[int, typer.Argument(metavar="N", min=0)],
+    wait_s: Wait = READY_S_MAX,
+) -> None:
+    """Set how many agents a fleet has, and wait until they are ready."""
+    from paddock.cli.client import path_of
+    from paddock.cli.ready import wait_fleets
+
+    with session(context).api() as api:
+        api.post(f"{path_of('fleets', fleet)}/scale", {"replicas": replicas})
+        if wait_s:
+            raise_problems(wait_fleets(api, [fleet], limit_s=wait_s))
+    show.say(f"{fleet} is scaled to {replicas}")
+
+
+def heal(
+    context: typer.Context,
+    agent: Annotated[str, typer.Argument(metavar="[ID]", help="Such as executor/0.", show_default=False)] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every agent that is failed or quarantined.")] = False,
+) -> None:
+    """Restart one agent (this lifts a quarantine), or all that have failed."""
+    from paddock.cli.client import agent_path
+
+    if bool(agent) == everything:
+        raise typer.BadParameter("name one agent, such as executor/0, or say --all")
+    with session(context).api() as api:
+        if agent:
+            api.post(f"{agent_path(agent)}/restart")
+            show.say(f"{agent} is restarted")
+            return
+        healed = api.post("/api/v1/heal")
+        names = healed if isinstance(healed, list) else next((v for v in healed.values() if isinstance(v, list)), [])
+        for name in names:
+            typer.echo(name)
+        show.say(f"{len(names)} restarted" if names else "no agent is failed or quarantined")
+
+
+def read(paths: list[Path]) -> list[dict[str, str]]:
+    """Manifests as the API takes them: text, name for messages, and the folder that relative paths start from."""
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        if path.is_file() and path.stat().st_size > MANIFEST_BYTES_MAX:
+            raise Refused(f"{path} is larger than {MANIFEST_BYTES_MAX // 1_000_000} MB: that is no manifest")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from error
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}): name a manifest file") from error
+    return {"name": str(path), "text": text, "folder": str(path.absolute().parent)}
+
+
+def print_plan(plan: dict[str, Any], form: show.Form) -> None:
+    if form is not show.Form.TABLE:
+        show.dump(plan, form)
+        return
+    for warning in plan.get("warnings") or []:
+        show.warn(str(warning))
+    for change in plan["changes"]:
+        restarts = change.get("restarts") or 0
+        typer.echo(change["text"] + (f" (replaces {restarts} running)" if restarts else ""))
+        for field, values in (change.get("fields") or {}).items():
+            typer.echo(f"    {field}: {values[0]!r} -> {values[-1]!r}")
+    if not plan["changes"]:
+        typer.echo("nothing to change")
+
+
+def wanted_fleets(plan: dict[str, Any]) -> list[str]:
+    """The fleets that are there after this plan."""
+    return [change["fleet"] for change in plan["changes"] if change["kind"] != "delete"]
+
+
+def raise_problems(problems: list[str]) -> None:
+    if problems:
+        raise NotReady("; ".join(problems))

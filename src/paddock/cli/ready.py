@@ -1,0 +1,103 @@
+"""Waiting until fleets are as wanted, with progress, and saying which agents are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from paddock.cli import show
+from paddock.cli.client import Api
+
+POLL_S = 0.25
+SETTLED_S = 5.0
+"""Agents that fail are tried again; a fleet that stands like this for so long is told as failed."""
+
+PROBLEMS_MAX = 5
+
+Report = Callable[[int, int], None]
+
+
+def wait_fleets(
+    api: Api, names: Collection[str], *, limit_s: float, stopped: Callable[[], bool] = lambda: False
+) -> list[str]:
+    """Wait until every agent of these fleets is ready or has failed for good; returns a sentence for each problem."""
+    if not names:
+        return []
+    end = time.monotonic() + limit_s
+    settled_since: float | None = None
+    with progress("agents ready") as report:
+        while True:
+            fleets = [fleet for fleet in _items(api.get("/api/v1/fleets")) if fleet["name"] in names]
+            report(sum(min(fleet["ready"], fleet["wanted"]) for fleet in fleets), sum(f["wanted"] for f in fleets))
+            now = time.monotonic()
+            if all(_open(fleet) <= 0 for fleet in fleets) or stopped():
+                break
+            if all(_open(fleet, "failed") <= 0 for fleet in fleets):
+                settled_since = settled_since or now
+                if now - settled_since > SETTLED_S:
+                    break
+            else:
+                settled_since = None
+            if now > end:
+                return [
+                    *problems(api, fleets),
+                    *(
+                        f"{fleet['name']}: {fleet['ready']} of {fleet['wanted']} ready after {limit_s:.0f} s: "
+                        f"see 'paddock get agents --fleet {fleet['name']}'"
+                        for fleet in fleets
+                        if _open(fleet) > 0
+                    ),
+                ]
+            time.sleep(POLL_S)
+    return [] if stopped() else problems(api, fleets)
+
+
+def _items(answer: Any) -> list[Any]:
+    return list(answer["items"] if isinstance(answer, dict) else answer)
+
+
+def _open(fleet: dict[str, Any], *ends: str) -> int:
+    """How many agents are still on their way (or, when there are too many, on their way out)."""
+    states = fleet.get("states") or {}
+    over = sum(states.get(state, 0) for state in ("quarantined", "stopped", *ends))
+    missing = int(fleet["wanted"]) - int(fleet["ready"])
+    return abs(missing) - int(over)
+
+
+def problems(api: Api, fleets: Collection[dict[str, Any]]) -> list[str]:
+    """The agents of these fleets that have failed, each with its reason."""
+    found: list[str] = []
+    for fleet in fleets:
+        states = fleet.get("states") or {}
+        for state in ("quarantined", "failed"):
+            if not states.get(state):
+                continue
+            agents = api.pages("/api/v1/agents", limit=PROBLEMS_MAX, fleet=fleet["name"], state=state)
+            found.extend(f"{agent['id']} is {state}: {agent.get('reason') or 'no reason is known'}" for agent in agents)
+            if (more := states[state] - PROBLEMS_MAX) > 0:
+                found.append(f"{fleet['name']}: {more} more are {state}")
+    return found
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """A bar on a terminal; elsewhere a line for each change. Both on stderr."""
+    out = show.console(err=True)
+    if not out.is_terminal:
+        told: list[tuple[int, int]] = []
+
+        def line(done: int, total: int) -> None:
+            if told[-1:] != [(done, total)]:
+                told[:] = [(done, total)]
+                out.print(f"{done}/{total} {what}")
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=False) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

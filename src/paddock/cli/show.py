@@ -1,0 +1,146 @@
+"""How answers look: tables of 80 columns, JSON, YAML. States are words; colour only repeats them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+WIDTH_UNKNOWN = 200
+"""Columns of a table that goes into a file or a pipe, unless $COLUMNS says otherwise: a program cuts by itself."""
+
+COLOURS = {
+    "ready": "green",
+    "done": "green",
+    "running": "cyan",
+    "pending": "yellow",
+    "starting": "yellow",
+    "degraded": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "failed": "red",
+    "dead": "red",
+    "quarantined": "red",
+}
+
+
+class Form(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Output = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
+
+
+def console(*, err: bool = False) -> Console:
+    """Made at each use, so that it writes to what stdout is now; honours NO_COLOR."""
+    out = sys.stderr if err else sys.stdout
+    unknown = not out.isatty() and "COLUMNS" not in os.environ
+    return Console(file=out, width=WIDTH_UNKNOWN if unknown else None, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line about what goes on, for people: on stderr, so that stdout holds only what was asked for."""
+    console(err=True).print(escape(text), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    console(err=True).print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)
+
+
+def dump(value: Any, form: Form) -> None:
+    """Print as JSON or YAML (a table is the caller's)."""
+    if form is Form.YAML:
+        import yaml
+
+        typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def rows(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], form: Form, *, empty: str = "") -> None:
+    """Print a list: as a table with these columns, or whole as JSON or YAML."""
+    if form is not Form.TABLE:
+        dump(list(items), form)
+    elif items:
+        console().print(table(items, columns))
+    else:
+        say(empty or "none")
+
+
+def table(items: Iterable[Any], columns: Mapping[str, Callable[[Any], Any]]) -> Table:
+    """Numbers stand right; an id is never cut, other words may be."""
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    cells = [[column(item) for column in columns.values()] for item in items]
+    last = len(columns) - 1  # when it is narrow, the first and the last give way
+    for index, name in enumerate(columns):
+        numeric = any(isinstance(line[index], int | float) for line in cells)
+        result.add_column(
+            name,
+            justify="right" if numeric else "left",
+            no_wrap=True,
+            overflow="fold" if index == 0 else "ellipsis",
+            min_width=min(24, max(len(name), *(len(_text(line[index])) for line in cells), 0))
+            if 0 < index < last
+            else None,
+        )
+    for line in cells:
+        result.add_row(*(_cell(value) for value in line))
+    return result
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _cell(value: Any) -> str:
+    text = _text(value)
+    colour = COLOURS.get(text)
+    return f"[{colour}]{escape(text)}[/]" if colour else escape(text)
+
+
+def facts(value: Mapping[str, Any], form: Form) -> None:
+    """Print one thing: name and value a line, nested values as YAML below."""
+    if form is not Form.TABLE:
+        dump(value, form)
+        return
+    import yaml
+
+    out = console()
+    width = max((len(key) for key in value), default=0)
+    for key, item in value.items():
+        if isinstance(item, dict | list) and item:
+            text = yaml.safe_dump(item, sort_keys=False, allow_unicode=True).rstrip()
+            block = "\n".join(f"    {line}" for line in text.splitlines())
+            out.print(f"[bold]{escape(key)}[/]\n{escape(block)}", soft_wrap=True)
+        else:
+            shown = "-" if item in (None, "", [], {}) else item
+            out.print(f"[bold]{escape(key.ljust(width))}[/]  {_cell(shown)}", soft_wrap=True)
+
+
+def duration(seconds: float | None) -> str:
+    """`42s`, `3m10s`, `5h02m`, `12d3h`."""
+    if seconds is None:
+        return "-"
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
+
+
+def moment(at: float | None) -> str:
+    """A unix time as local time, with the date."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "-"
