@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from paddock.fabric import embedded, subjects
+from paddock.fabric.client import NatsFabric
 from paddock.model.errors import Conflict, DataDirError, NotFound, QueueFull, Refused, TooLarge, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.testing.broker import RealBroker
+from paddock.testing.wait import soon
+
+
+async def emptied(fabric: NatsFabric, stream: str) -> bool:
+    """The server takes acknowledgements in its own time, after it has read them."""
+    return (await fabric.depth(stream)).messages == 0
 
 
 async def test_a_second_start_attaches_to_what_runs(broker: RealBroker) -> None:
@@ -72,7 +79,7 @@ async def test_connections_and_what_they_do_survive_broker_restarts(broker: Real
         await server.flush()
         await agent.flush()
     assert heard == [b"%d" % turn for turn in range(5)]
-    assert (await server.depth(work)).messages == 0
+    await soon(lambda: emptied(server, work), what="acknowledged is gone")
     assert (await server.depth(work)).consumers == 4
     assert (await server.depth(subjects.RESULTS)).consumers == 0
     await batches.aclose()  # type: ignore[attr-defined]  # it is an async generator

@@ -8,22 +8,28 @@ from pathlib import Path
 import pytest
 
 from paddock.fabric import subjects
-from paddock.fabric.client import connect
+from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities
 from paddock.model.errors import DataDirError, Denied, Refused, Unavailable
 from paddock.testing.broker import RealBroker
+from paddock.testing.wait import soon
 
 WORK = subjects.work_stream("mill")
+
+
+async def emptied(fabric: NatsFabric, stream: str) -> bool:
+    """The server takes acknowledgements in its own time, after it has read them."""
+    return (await fabric.depth(stream)).messages == 0
 
 
 async def test_an_agent_works_for_its_own_fleet_and_for_no_other(broker: RealBroker) -> None:
     server, agent = await broker.connect(), await broker.agent("mill", "0")
     await server.store("work.mill.p2.t1", b"{}")
-    (delivery,) = await agent.pull(WORK, "p2")
+    (delivery,) = await agent.pull(WORK, "p2", wait_s=5)
     await agent.store("result.mill.t1", b"{}")
     agent.publish(delivery.ack, b"+ACK")
     await agent.flush()
-    assert (await server.depth(WORK)).messages == 0
+    await soon(lambda: emptied(server, WORK), what="acknowledged is gone")
     for foreign in ("result.other.t1", "$KV.wanted.fleet.mill", "$KV.now.agent.n.mill.0", "event.agent.died.x"):
         with pytest.raises(Denied, match="may not publish"):
             await agent.store(foreign, b"{}")

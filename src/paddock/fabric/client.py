@@ -19,13 +19,24 @@ import msgspec
 from paddock.fabric.connection import Connection, Subscription
 from paddock.fabric.identity import Creds
 from paddock.fabric.subjects import wake
-from paddock.model.errors import Conflict, NotFound, PaddockError, QueueFull, Refused, TimedOut, TooLarge, Unavailable
+from paddock.model.errors import (
+    Conflict,
+    Denied,
+    NotFound,
+    PaddockError,
+    QueueFull,
+    Refused,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+)
 from paddock.ports.fabric import Delivery, Depth, Headers, Message, Stored, StreamSpec
 
 TICK_S = 1.0
 """A tail looks by itself this often: the net below a lost wake."""
 WAKE_EVERY_S = 0.003
 """Wakes of one stream by one connection are at least this far apart."""
+RECOVERY_S = 10.0
 READ_BYTES_MAX = 8 * 1024 * 1024
 ATTEMPTS_HEADER = "Paddock-Handed-Out"
 """On a message that was put back: how often it had been handed out before."""
@@ -140,7 +151,10 @@ class NatsFabric:
                 done.set_exception(Unavailable(f"reading {stream}: {status}"))
 
         ask = {"seq": after_seq + 1, "next_by_subj": subject, "batch": limit, "max_bytes": READ_BYTES_MAX}
-        await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
+        try:
+            await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
+        except NotFound as error:
+            raise await self._really_missing(error, stream) from error
         return found
 
     async def last(self, stream: str, subject: str) -> Stored | None:
@@ -172,7 +186,8 @@ class NatsFabric:
                 yield batch
                 if not batch:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(woken.wait(), TICK_S)
+                        async with asyncio.timeout(TICK_S):
+                            await woken.wait()
         finally:
             held.close()
 
@@ -207,10 +222,11 @@ class NatsFabric:
         asked = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{lane}"
         self.connection.publish(asked, msgspec.json.encode(ask), inbox)
         self.connection.watch(done, asked)
-        # Not wait_for: on 3.11 it swallows a cancellation that comes with the message; nobody would put that back.
         timer = self._loop.call_later((wait_s or 5.0) + 2.0, lambda: None if done.done() else done.set_result(None))
         try:
             await done
+        except NotFound as error:
+            raise await self._really_missing(error, stream) from error
         except BaseException:
             for delivery in found:
                 self._put_back(delivery)
@@ -288,12 +304,28 @@ class NatsFabric:
         self.connection.publish(subject, msgspec.json.encode(ask), inbox)
         self.connection.watch(done, subject)
         try:
-            await asyncio.wait_for(done, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await done
         except TimeoutError as error:
             raise TimedOut(f"no answer on {subject} in {timeout_s:g} s") from error
         finally:
             end()
             self.connection.unwatch(done)
+
+    async def _really_missing(self, error: NotFound, stream: str) -> PaddockError:
+        """Nobody answered for a stream. A server that stops or starts has connections before and after it has streams,
+        so that alone says nothing; it is asked, by who may ask."""
+        if self.connection.reconnected_s_ago < RECOVERY_S:
+            return Unavailable(f"{error.message} yet: the fabric is coming back")
+        try:
+            await self._api(f"STREAM.INFO.{stream}")
+        except NotFound:
+            return error
+        except Denied:
+            return error
+        except PaddockError as broken:
+            return Unavailable(broken.message)
+        return error if "lane" in error.message else Unavailable(f"{stream} does not answer now")
 
     def _wake(self, stream: str) -> None:
         """At once if the last one was a while ago, else a little later, once."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import ssl
@@ -33,7 +34,6 @@ RETRY_S_MAX = 1.0
 """Longest wait between two tries; each is drawn at random below a limit that doubles from 50 ms, against storms."""
 PING_S = 30.0
 
-Handler = Callable[[Message], None]
 RawHandler = Callable[[str, str, str, Mapping[str, str], bytes], None]
 """(subject, reply, status such as "404 No Messages" or "", headers, data)"""
 
@@ -51,6 +51,11 @@ class Subscription:
     def __init__(self, connection: Connection, sid: int, subject: str, queue: str, handler: RawHandler) -> None:
         self.sid, self.subject, self.queue, self.handler = sid, subject, queue, handler
         self._connection = connection
+
+    @property
+    def line(self) -> bytes:
+        queue = f" {self.queue}" if self.queue else ""
+        return f"SUB {self.subject}{queue} {self.sid}\r\n".encode()
 
     def close(self, late: RawHandler | None = None) -> None:
         self._connection.unsubscribe(self, late)
@@ -84,8 +89,9 @@ class Connection(asyncio.Protocol):
         self._callbacks: list[Callable[[], None]] = []
         self._closed = False
         self._pings_out = 0
+        self._reconnected_at = -math.inf
         self.dropped = 0
-        """Core messages dropped because there was no connection."""
+        """Core messages that were dropped, not sent."""
         self.reconnects = 0
         self.max_payload = 1_048_576
         self.server_version = ""
@@ -113,6 +119,11 @@ class Connection(asyncio.Protocol):
     @property
     def connected(self) -> bool:
         return self._up.is_set()
+
+    @property
+    def reconnected_s_ago(self) -> float:
+        """Seconds since the last reconnect; infinite when the first connection still holds."""
+        return self._loop.time() - self._reconnected_at
 
     async def wait_connected(self) -> None:
         await self._up.wait()
@@ -142,7 +153,7 @@ class Connection(asyncio.Protocol):
         held = Subscription(self, self._sid, subject, queue, handler)
         self._subscriptions[held.sid] = held
         if self._up.is_set():
-            self._write(_sub_line(held))
+            self._write(held.line)
         return held
 
     def unsubscribe(self, held: Subscription, late: RawHandler | None = None) -> None:
@@ -210,7 +221,8 @@ class Connection(asyncio.Protocol):
         self._pongs.append(pong)
         self._write(b"PING\r\n")
         try:
-            await asyncio.wait_for(pong, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await pong
         except TimeoutError as error:
             raise TimedOut(f"the fabric did not answer within {timeout_s:g} s") from error
 
@@ -292,7 +304,7 @@ class Connection(asyncio.Protocol):
         self._pings_out = 0
         self._up.set()
         for held in self._subscriptions.values():
-            self._write(_sub_line(held))
+            self._write(held.line)
 
     def _greeting(self) -> bytes:
         options = {
@@ -395,6 +407,7 @@ class Connection(asyncio.Protocol):
                 with contextlib.suppress(OSError, Unavailable, Denied):
                     await self._connect()
             self.reconnects += 1
+            self._reconnected_at = self._loop.time()
             for callback in self._callbacks:
                 callback()
 
@@ -402,8 +415,3 @@ class Connection(asyncio.Protocol):
 def _time_out(future: asyncio.Future[Message], text: str) -> None:
     if not future.done():
         future.set_exception(TimedOut(text))
-
-
-def _sub_line(held: Subscription) -> bytes:
-    queue = f" {held.queue}" if held.queue else ""
-    return f"SUB {held.subject}{queue} {held.sid}\r\n".encode()

@@ -209,7 +209,8 @@ async def _wait_end(pid: int, timeout_s: float) -> None:
     ended = loop.create_future()
     loop.add_reader(handle, lambda: None if ended.done() else ended.set_result(None))
     try:
-        await asyncio.wait_for(ended, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await ended
     except TimeoutError:
         pass
     finally:

@@ -1,0 +1,202 @@
+"""A simulated host: its processes outlive the node, can be killed one by one, and run the real agent code.
+
+machine = Machine(broker, seed)                      # one host
+node = NodeService(..., {"python": machine.runtime}, ...)
+machine.live("mill/0").kill()                        # as `kill -9`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Iterator
+
+from paddock.agent import Agent, task
+from paddock.agent.clock import HostClock
+from paddock.agent.runner import Runner, Who
+from paddock.model.agent import Exit
+from paddock.model.errors import TemplateBroken, Unavailable
+from paddock.model.fleet import FleetSpec, Method
+from paddock.ports.fabric import Fabric
+from paddock.ports.runtime import Handle, Launch
+from paddock.testing.clock import VirtualClock
+from paddock.testing.fabric import FakeBroker
+from paddock.testing.loop import Process, VirtualLoop, current_process
+
+START_S_MAX = 0.05
+"""How long a fork takes at the most."""
+
+
+class Hand(Agent):
+    """The simulated agents: does nothing for a while, and can be told to die."""
+
+    @task
+    async def work(self, text: str, takes_s: float = 0.0) -> str:
+        await asyncio.sleep(takes_s)
+        return text
+
+    @task
+    async def die(self) -> None:
+        """Kills its own process, as a segmentation fault does."""
+        process = current_process()
+        if process is not None:
+            process.kill()
+        await asyncio.sleep(0)
+
+
+METHODS = [
+    Method(
+        name="work",
+        args={
+            "type": "object",
+            "properties": {"text": {"type": "string"}, "takes_s": {"type": "number"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    ),
+    Method(name="die", args={"type": "object", "properties": {}, "additionalProperties": False}),
+]
+
+
+class AgentClock(HostClock):
+    """The agent's clock on virtual time; the machine's own dice."""
+
+    def __init__(self, clock: VirtualClock, dice: random.Random) -> None:
+        self._clock, self._dice = clock, dice
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+
+    def dice(self) -> float:
+        return self._dice.random()
+
+
+class SimProcess:
+    """One incarnation; implements `paddock.ports.runtime.Live`."""
+
+    def __init__(self, launch: Launch, ticks: int) -> None:
+        self.agent = launch.agent
+        self.handle = Handle(
+            runtime=launch.spec.runtime,
+            pid=os.getpid(),  # what the kernel says of the other end of the node's socket
+            start_ticks=ticks,
+            epoch=launch.epoch,
+        )
+        self.process = Process(f"{launch.agent}#{launch.epoch}")
+        self.process.on_kill.append(lambda: self.ended(Exit(signal=signal.SIGKILL)))
+        self.exit: Exit | None = None
+        self.frozen = False
+        """Stopped, as by SIGSTOP: signals other than SIGKILL wait for ever."""
+        self._over = asyncio.Event()
+
+    async def wait(self) -> Exit:
+        await self._over.wait()
+        return self.exit or Exit()
+
+    def stop(self, signal: int) -> None:
+        if not self.frozen and self.exit is None:
+            self.process.signal(signal)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def ended(self, exit: Exit) -> None:
+        if self.exit is None:
+            self.exit = exit
+            self._over.set()
+
+
+class Machine:
+    """The processes of one host, and the runtime by which a node starts and finds them."""
+
+    def __init__(self, broker: FakeBroker, clock: VirtualClock, *, seed: int = 0, refuse: float = 0.0) -> None:
+        """`refuse`: chance that a start fails though nothing is wrong with the template (no memory, no process)."""
+        self.broker, self.clock = broker, clock
+        self.dice = random.Random(seed)  # noqa: S311 - a seeded game, not a secret
+        self.refuse = refuse
+        self.broken: dict[str, str] = {}
+        """fleet → what is wrong with its template."""
+        self.started: dict[str, list[tuple[float, int]]] = {}
+        """agent → (monotonic, epoch) of all its starts."""
+        self.wrong: list[str] = []
+        """Promises that were broken, as they were seen."""
+        self._processes: dict[int, SimProcess] = {}
+        self._ticks = 0
+
+    # --- what a test asks
+
+    def alive(self) -> Iterator[SimProcess]:
+        return (held for held in self._processes.values() if held.exit is None)
+
+    def live(self, agent: str) -> SimProcess | None:
+        """The running incarnation of an agent."""
+        return next((held for held in self.alive() if held.agent == agent), None)
+
+    # --- paddock.ports.runtime.Runtime
+
+    async def check(self, spec: FleetSpec) -> list[Method] | None:
+        if spec.name in self.broken:
+            raise TemplateBroken(self.broken[spec.name])
+        return METHODS
+
+    async def start(self, launch: Launch) -> SimProcess:
+        await asyncio.sleep(self.dice.uniform(0.0, START_S_MAX))
+        if launch.spec.name in self.broken:
+            raise TemplateBroken(self.broken[launch.spec.name])
+        if self.dice.random() < self.refuse:
+            raise Unavailable("this host cannot start a process now: no memory")
+        self._judge(launch)
+        self._ticks += 1
+        held = self._processes[launch.epoch] = SimProcess(launch, self._ticks)
+        held.process.spawn(self._life(held, launch), "agent")
+        await asyncio.sleep(self.dice.uniform(0.0, START_S_MAX))
+        return held
+
+    async def adopt(self, handle: Handle) -> SimProcess | None:
+        held = self._processes.get(handle.epoch)
+        return held if held is not None and held.exit is None else None
+
+    async def close(self) -> None:
+        """Stops no agent."""
+
+    def _judge(self, launch: Launch) -> None:
+        """What always holds when an incarnation starts."""
+        rival = self.live(launch.agent)
+        if rival is not None:
+            self.wrong.append(f"{launch.agent}: epoch {launch.epoch} starts while {rival.handle.epoch} is alive")
+        starts = self.started.setdefault(launch.agent, [])
+        if starts and starts[-1][1] >= launch.epoch:
+            self.wrong.append(f"{launch.agent}: epoch {launch.epoch} comes after {starts[-1][1]}")
+        starts.append((self.clock.monotonic(), launch.epoch))
+        policy = launch.spec.restart
+        recent = [at for at, _ in starts if at > self.clock.monotonic() - policy.window_s]
+        if len(recent) > 2 * (policy.max + 1):
+            self.wrong.append(f"{launch.agent}: {len(recent)} starts within {policy.window_s:g} s")
+
+    async def _life(self, held: SimProcess, launch: Launch) -> None:
+        fleet, name = launch.spec.name, launch.name
+        env = {**launch.env, "PADDOCK_CREDS": ""}
+
+        async def connect() -> Fabric:
+            if not self.broker.up.is_set():
+                raise Unavailable("no fabric answers")
+            return self.broker.agent(fleet, name)
+
+        runner = Runner(Hand, launch.spec, Who.read(env), connect)
+        clock = AgentClock(self.clock, self.dice)
+        for part in (runner, runner._link):
+            part._clock = clock
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, VirtualLoop):
+            raise TypeError("simulated agents live in virtual time only")
+        code = await runner.run()
+        held.ended(Exit(code=code))
+        held.process.kill()

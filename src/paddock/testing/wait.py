@@ -1,0 +1,38 @@
+"""Wait for a state, with a limit: what tests do instead of sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def until(look: Callable[[], Value], *, what: str, limit_s: float = 30.0, every_s: float = 0.02) -> Value:
+    """The first truthy value of `look()`; AssertionError naming `what`, with what was last seen, after `limit_s`."""
+    pause = threading.Event()
+    give_up = time.monotonic() + limit_s
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {limit_s:g} s: {what}; last seen: {seen!r}")
+        pause.wait(every_s)
+
+
+async def soon(
+    look: Callable[[], Awaitable[Value]], *, what: str, limit_s: float = 30.0, every_s: float = 0.01
+) -> Value:
+    """`until`, for something that must be awaited to be seen."""
+    give_up = time.monotonic() + limit_s
+    while True:
+        seen = await look()
+        if seen:
+            return seen
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {limit_s:g} s: {what}; last seen: {seen!r}")
+        await asyncio.sleep(0.01)
