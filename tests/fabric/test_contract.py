@@ -10,10 +10,13 @@ import pytest
 from paddock.ports.fabric import Fabric
 from paddock.testing.broker import RealBroker
 from paddock.testing.fabric import FakeBroker
+from paddock.testing.plugin import no_leaked_tasks
 
 pytest.register_assert_rewrite("paddock.testing.fabric_contract")
 
 from paddock.testing.fabric_contract import FabricContract  # noqa: E402 - rewriting must be announced before the import
+
+__all__ = ["TestInMemory", "TestNats", "no_leaked_tasks"]
 
 
 class InMemory:
@@ -38,12 +41,14 @@ class InMemory:
         self._broker.stop()
 
 
+@pytest.mark.usefixtures("no_leaked_tasks")
 class TestInMemory(FabricContract):
     @pytest.fixture
     async def under_test(self) -> InMemory:
         return InMemory()
 
 
+@pytest.mark.usefixtures("no_leaked_tasks")
 class TestNats(FabricContract):
     @pytest.fixture
     async def under_test(self, tmp_path: Path) -> AsyncIterator[RealBroker]:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from paddock.agent.calls import Calls, TaskOptions
+from paddock.fabric.subjects import agent_inbox
 from paddock.model.errors import Refused
 from paddock.model.task import TaskResult
 from paddock.ports.fabric import Fabric
@@ -99,7 +100,7 @@ def _identity(creds_path: str | None) -> tuple[str, str]:
             claims = json.loads(base64.urlsafe_b64decode(token[1] + "=" * (-len(token[1]) % 4)))
             tags = dict(tag.split(":", 1) for tag in claims.get("nats", {}).get("tags", []) if ":" in tag)
     if "fleet" in tags:
-        return f"{tags['fleet']}/{tags['name']}", f"_INBOX.{tags['fleet']}.{tags['name']}"
+        return f"{tags['fleet']}/{tags['name']}", agent_inbox(tags["node"], tags["fleet"], tags["name"])
     if "node" in tags:
         return tags["node"], f"_INBOX.node.{tags['node']}"
     name = tags.get("name") or uuid.uuid4().hex[:12]

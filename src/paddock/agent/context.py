@@ -44,7 +44,7 @@ running: contextvars.ContextVar[Running | None] = contextvars.ContextVar("paddoc
 class Context:
     """Made by the runner before the agent's own `__init__`; `Agent` hands everything to it."""
 
-    def __init__(self, spec: FleetSpec, name: str, epoch: int, fabric: Fabric, clock: HostClock) -> None:
+    def __init__(self, spec: FleetSpec, name: str, epoch: int, fabric: Fabric, clock: HostClock, *, inbox: str) -> None:
         self.fleet, self.name, self.epoch = spec.name, name, epoch
         self.id = f"{spec.name}/{name}"
         self.config: Mapping[str, Any] = MappingProxyType(spec.config)
@@ -52,7 +52,7 @@ class Context:
         self.fabric = fabric
         self.log = Log(self.id, clock.now, _task_id)
         self.state = State(fabric, spec.name, name)
-        self.calls = Calls(fabric, inbox=f"_INBOX.{spec.name}.{name}", who=self.id, clock=clock)
+        self.calls = Calls(fabric, inbox=inbox, who=self.id, clock=clock)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 

@@ -52,6 +52,7 @@ class Who(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     url: str
     creds: str
+    inbox: str
     socket: str
     token: str
 
@@ -72,6 +73,7 @@ class Who(msgspec.Struct, frozen=True, kw_only=True):
             epoch=int(epoch),
             url=env.get("PADDOCK_NATS_URL", "nats://127.0.0.1:4222"),
             creds=env.get("PADDOCK_CREDS", ""),
+            inbox=env.get("PADDOCK_INBOX", f"_INBOX.agent.none.{fleet}.{name}"),
             socket=env.get("PADDOCK_SOCKET", ""),
             token=env.get("PADDOCK_SOCKET_TOKEN", ""),
         )
@@ -181,7 +183,7 @@ class Runner:
         return task.result()
 
     async def _live(self, fabric: Fabric) -> None:
-        context = Context(self._spec, self._who.name, self._who.epoch, fabric, self._clock)
+        context = Context(self._spec, self._who.name, self._who.epoch, fabric, self._clock, inbox=self._who.inbox)
         agent = await self._made(context)
         if agent is None:
             return
@@ -343,6 +345,6 @@ async def _run(agent_class: type[Agent], spec: FleetSpec, who: Who) -> int:
 
     async def connected() -> Fabric:
         agent = f"{who.fleet}/{who.name}"
-        return await connect(who.url, creds_path=who.creds or None, inbox=f"_INBOX.{who.fleet}.{who.name}", name=agent)
+        return await connect(who.url, creds_path=who.creds or None, inbox=who.inbox, name=agent)
 
     return await Runner(agent_class, spec, who, connected).run()

@@ -11,13 +11,16 @@ import contextlib
 import os
 import signal
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 
 from paddock import __version__
 from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
+from paddock.control.server import ControlServer
 from paddock.fabric import subjects
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
@@ -53,6 +56,9 @@ async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
         await fabric.ensure(*subjects.STREAMS)
     finally:
         await fabric.close()
+    path = data.path / "client.creds"
+    if not path.exists():
+        write_atomically(path, identities.minter("client").creds("owner", {"name": "owner"}).encode())
     path = data.node(node) / "identity.json"
     if not path.exists():
         creds = identities.minter("node").creds(node, {"node": node})
@@ -83,7 +89,6 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
 async def _server(data: DataDir, port: int) -> None:
     from paddock.api.app import create_app
     from paddock.api.serve import bind, serve
-    from paddock.control.server import ControlServer
     from paddock.record.sql import SqlRecord
 
     stopping, _ = _stop_signals()
@@ -96,11 +101,22 @@ async def _server(data: DataDir, port: int) -> None:
         await fabric.ensure(*subjects.STREAMS)
         await control.start()
         app = create_app(control, token=data.token, version=__version__)
-        await serve(app, port=port, sock=listening, stopping=stopping)
+        failing = asyncio.ensure_future(_stop_when_failed(control, stopping))
+        try:
+            await serve(app, port=port, sock=listening, stopping=stopping)
+        finally:
+            failing.cancel()
     finally:
         await control.stop()
         await fabric.close()
         record.close()
+
+
+async def _stop_when_failed(control: ControlServer, stopping: asyncio.Event) -> None:
+    """A controller that ends is a bug; half a server is worse than a new one."""
+    error = await control.failed()
+    structlog.get_logger(__name__).error("a controller ended; the server starts anew", error=repr(error))
+    stopping.set()
 
 
 async def _node(data: DataDir, node: str) -> None:
@@ -114,7 +130,7 @@ async def _node(data: DataDir, node: str) -> None:
     url = fabric_url(data) or identity.url
     minter = Minter(**identity.minter)
     fabric = await connect(url, creds=identity.creds, inbox=f"_INBOX.node.{node}", name=f"node {node}", wait=True)
-    config = NodeConfig(id=node, folder=str(folder), nats_url=url, mint=minter.agent)
+    config = NodeConfig(id=node, folder=str(folder), nats_url=url, mint=partial(minter.agent, node), subreaper=True)
     service = NodeService(config, fabric, {"python": PythonRuntime(), "exec": ExecRuntime()}, SystemClock())
     await service.start()
     running = asyncio.create_task(service.run(), name="node service")
@@ -152,8 +168,6 @@ def _log_to_stderr() -> None:
     """One JSON object a line, for every role."""
     import logging
     import sys
-
-    import structlog
 
     structlog.configure(
         processors=[

@@ -11,7 +11,7 @@ from paddock.cli import show
 from paddock.cli.session import session
 from paddock.model.errors import PaddockError, Refused
 
-MANIFEST_BYTES_MAX = 10_000_000
+MANIFEST_BYTES_MAX = 1_000_000
 """More is not even read; the server's own limit is lower."""
 
 READY_S_MAX = 300.0

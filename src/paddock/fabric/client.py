@@ -206,7 +206,7 @@ class NatsFabric:
                 elif not status.startswith("100"):
                     done.set_exception(Unavailable(f"pulling {lane} of {stream}: {status}"))
                 return
-            found.append(_delivery(subject, reply, headers, data))
+            found.append(delivery_of(subject, reply, headers, data))
             if not done.done() and len(found) == (1 if wait_s else batch):
                 done.set_result(None)
 
@@ -236,6 +236,17 @@ class NatsFabric:
             self.connection.unwatch(done)
             held.close(late=lambda subject, reply, status, headers, data: self._late(subject, reply, headers, data))
         return found
+
+    async def put_back(self, delivery: Delivery) -> None:
+        """Store it anew in its own place with the hand-out not counted. A plain -NAK would count one, and a task that
+        may run only once would be given up without ever having run."""
+        headers = {**delivery.headers, ATTEMPTS_HEADER: str(max(0, delivery.delivered - 1))}
+        try:
+            await self.store(delivery.subject, delivery.data, headers=headers, expect_seq=delivery.seq)
+        except Conflict:
+            pass  # it is not there any more, or in another place
+        except PaddockError:
+            self.publish(delivery.ack, b"-NAK")
 
     async def ensure(self, *streams: StreamSpec) -> None:
         for spec in streams:
@@ -345,21 +356,10 @@ class NatsFabric:
 
     def _late(self, subject: str, reply: str, headers: Mapping[str, str], data: bytes) -> None:
         if reply.startswith("$JS.ACK."):
-            self._put_back(_delivery(subject, reply, headers, data))
+            self._put_back(delivery_of(subject, reply, headers, data))
 
     def _put_back(self, delivery: Delivery) -> None:
-        """Store it anew in its own place with the hand-out not counted. A plain -NAK would count one, and a task that
-        may run only once would be given up without ever having run."""
-
-        async def put_back() -> None:
-            handed_out = max(0, delivery.delivered - 1)
-            headers = {**delivery.headers, ATTEMPTS_HEADER: str(handed_out)}
-            try:
-                await self.store(delivery.subject, delivery.data, headers=headers, expect_seq=delivery.seq)
-            except PaddockError:
-                self.publish(delivery.ack, b"-NAK")
-
-        task = self._loop.create_task(put_back(), name=f"put back {delivery.subject}")
+        task = self._loop.create_task(self.put_back(delivery), name=f"put back {delivery.subject}")
         self._putting_back.add(task)
         task.add_done_callback(self._putting_back.discard)
 
@@ -416,7 +416,8 @@ _PLACE = frozenset(
 )
 
 
-def _delivery(subject: str, ack: str, headers: Mapping[str, str], data: bytes) -> Delivery:
+def delivery_of(subject: str, ack: str, headers: Mapping[str, str], data: bytes) -> Delivery:
+    """What a message with the reply subject `ack` (`$JS.ACK.…`) hands out."""
     tokens = ack.split(".")
     if len(tokens) > 9:  # with a domain and an account hash: $JS.ACK.<domain>.<account>.<stream>…
         del tokens[2:4]

@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
 
     def own_inbox(self, suffix: str) -> str:
         self._token += 1
-        return f"{self._inbox}.{suffix}{self._token:x}"
+        return f"{self._inbox}.{suffix}.{self._token:x}"
 
     async def request(
         self, subject: str, data: bytes = b"", *, timeout_s: float = 5.0, headers: Mapping[str, str] | None = None

@@ -41,9 +41,16 @@ def _permissions() -> dict[str, dict[str, list[str]]]:
                 "wake.>",
                 "_INBOX.>",
                 "$JS.ACK.>",
+                "work.>",
                 f"$JS.API.DIRECT.GET.{subjects.WANTED}",
             ],
-            "sub": ["_INBOX.node.{{tag(node)}}.>", "node.{{tag(node)}}", "node.all", f"wake.{subjects.WANTED}"],
+            "sub": [
+                "_INBOX.node.{{tag(node)}}.>",
+                "_INBOX.agent.{{tag(node)}}.>",
+                "node.{{tag(node)}}",
+                "node.all",
+                f"wake.{subjects.WANTED}",
+            ],
         },
         "agent": {
             "pub": [
@@ -69,7 +76,7 @@ def _permissions() -> dict[str, dict[str, list[str]]]:
                 "_INBOX.>",
             ],
             "sub": [
-                f"_INBOX.{fleet}.{name}.>",
+                f"{subjects.agent_inbox('{{tag(node)}}', fleet, name)}.>",
                 f"work.{fleet}.a.{name}.>",
                 f"ask.{fleet}.{name}",
                 f"ask.{fleet}",
@@ -195,10 +202,10 @@ class Minter:
         """For the one process that mints with it; a secret."""
         return {"role": self.role, "seed": self._seed, "account": self._account}
 
-    def agent(self, fleet: str, name: str) -> str:
-        """Creds of one agent (role `agent`)."""
+    def agent(self, node: str, fleet: str, name: str) -> str:
+        """Creds of one agent (role `agent`) on one node."""
         own = {f"own{i}": subjects.agent_lane(name, lane) for i, lane in enumerate(subjects.LANES)}
-        tags = {"fleet": fleet, "name": name, "work": subjects.work_stream(fleet), **own}
+        tags = {"node": node, "fleet": fleet, "name": name, "work": subjects.work_stream(fleet), **own}
         return self.creds(f"{fleet}/{name}", tags)
 
 

@@ -111,6 +111,18 @@ def ask(fleet: str, name: str = "") -> str:
     return f"ask.{fleet}.{name}" if name else f"ask.{fleet}"
 
 
+def agent_inbox(node: str, fleet: str, name: str, epoch: int | None = None) -> str:
+    """Prefix of the reply subjects of an agent, or of one incarnation of it (`PADDOCK_INBOX`)."""
+    prefix = f"_INBOX.agent.{node}.{fleet}.{name}"
+    return prefix if epoch is None else f"{prefix}.{epoch}"
+
+
+def agent_pulls(inbox: str) -> str:
+    """What an incarnation is handed: reply subjects of its pulls. Its node listens too, and gives back what came to an
+    agent that died before it could note it."""
+    return f"{inbox}.*.p.*"
+
+
 def wanted_fleet(fleet: str) -> str:
     """Key in the bucket `wanted`: the FleetSpec."""
     return f"fleet.{fleet}"

@@ -137,6 +137,11 @@ class Fabric(Protocol):
         call gives up the wait; what arrives nevertheless is put back."""
         ...
 
+    async def put_back(self, delivery: Delivery) -> None:
+        """Give back a hand-out that never started: it is not counted as one. Nothing happens when it was given back,
+        ended or handed out again meanwhile."""
+        ...
+
     async def ensure(self, *streams: StreamSpec) -> None:
         """Create or update streams and their lanes; idempotent."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paddock.fabric import embedded
+from paddock.fabric import embedded, subjects
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities
 from paddock.model.errors import Unavailable
@@ -42,7 +42,8 @@ class RealBroker:
         return self.connections[-1]
 
     async def agent(self, fleet: str, name: str) -> NatsFabric:
-        return await self.connect(self.identities.minter("agent").agent(fleet, name), f"_INBOX.{fleet}.{name}")
+        creds = self.identities.minter("agent").agent("here", fleet, name)
+        return await self.connect(creds, subjects.agent_inbox("here", fleet, name, 1))
 
     async def node(self, node: str) -> NatsFabric:
         return await self.connect(self.identities.minter("node").creds(node, {"node": node}), f"_INBOX.node.{node}")

@@ -38,7 +38,8 @@ class FakeBroker:
         self.up = asyncio.Event()
         self.up.set()
         self.streams: dict[str, Stream] = {}
-        self.tails: dict[str, set[asyncio.Event]] = {}
+        self.tails: dict[str, dict[asyncio.Event, None]] = {}
+        """Stream → who tails it, in order: a replay must draw the same dice for each."""
         self.connections: list[FakeFabric] = []
         self.core = Switchboard(self.faults, self._acknowledge)
         self._clock = clock
@@ -66,11 +67,10 @@ class FakeBroker:
     def stop(self) -> None:
         """The broker dies: calls fail with Unavailable, waits end with it, core messages are dropped."""
         self.up.clear()
-        gone = "the connection to the fabric was lost"
-        self.core.fail_replies(Unavailable(gone))
-        for stream in self.streams.values():
-            for lane in stream.lanes.values():
-                lane.fail_waiters(Unavailable(gone))
+        gone = Unavailable("the connection to the fabric was lost")
+        self.core.fail_replies(gone)
+        for lane in [lane for stream in self.streams.values() for lane in stream.lanes.values()]:
+            lane.fail_waiters(gone)
 
     def start(self) -> None:
         """It is back with all that was stored; everybody reconnects."""
@@ -215,8 +215,7 @@ class FakeFabric:
         stream = self.broker.owner(subject)
         if stream is None:
             raise NoResponders(f"no stream keeps {subject}")
-        faults = self.broker.faults
-        if faults.strikes("unavailable"):
+        if (faults := self.broker.faults).strikes("unavailable"):
             raise Unavailable("the fabric has no leader for this stream just now")
         if expect_seq is not None and faults.strikes("conflict"):
             raise Conflict(f"the last sequence of {subject} is not {expect_seq}: somebody else was quicker")
@@ -251,8 +250,8 @@ class FakeFabric:
 
     async def tail(self, stream: str, *, subject: str = ">", after_seq: int = 0) -> AsyncIterator[Sequence[Stored]]:
         woken = asyncio.Event()
-        events = self.broker.tails.setdefault(stream, set())
-        events.add(woken)
+        events = self.broker.tails.setdefault(stream, {})
+        events[woken] = None
         caught_up = False
         try:
             while True:
@@ -273,7 +272,7 @@ class FakeFabric:
                 else:
                     await woken.wait()
         finally:
-            events.discard(woken)
+            events.pop(woken, None)
 
     async def pull(self, stream: str, lane: str, *, batch: int = 1, wait_s: float = 0.0) -> Sequence[Delivery]:
         await self._there(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{lane}")
@@ -297,6 +296,10 @@ class FakeFabric:
                     self.broker.stream(stream).put_back(delivery)
             raise
         return [delivery for delivery in taken if not self.broker.faults.strikes("lost_delivery")]
+
+    async def put_back(self, delivery: Delivery) -> None:
+        self.broker.stream(delivery.stream).put_back(delivery)
+        await self._hop()
 
     async def ensure(self, *streams: StreamSpec) -> None:
         for spec in streams:
@@ -344,13 +347,17 @@ class FakeFabric:
 
     def reconnected(self) -> None:
         """For the broker: it is back."""
-        loop = asyncio.get_running_loop()
         for callback, context in self._callbacks:
-            loop.call_soon(callback, context=context)
+            asyncio.get_running_loop().call_soon(callback, context=context)
 
     def _check_open(self) -> None:
         if not self._open:
             raise Unavailable("this connection to the fabric was closed")
+
+    def _check_there(self) -> None:
+        self._check_open()
+        if not self.broker.up.is_set():
+            raise Unavailable("the fabric is away; it is being reconnected")
 
     async def _there(self, subject: str) -> None:
         """The way to the broker."""
@@ -360,12 +367,9 @@ class FakeFabric:
 
     async def _hop(self) -> None:
         """One way through the network; the connection must be there before and after it."""
-        for way in ("before", "after"):
-            self._check_open()
-            if not self.broker.up.is_set():
-                raise Unavailable("the fabric is away; it is being reconnected")
-            if way == "before":
-                await asyncio.sleep(self.broker.faults.latency_s())
+        self._check_there()
+        await asyncio.sleep(self.broker.faults.latency_s())
+        self._check_there()
 
     def _take(self, lane: Lane, batch: int) -> list[Delivery]:
         taken: list[Delivery] = []
@@ -389,9 +393,8 @@ class FakeFabric:
 
     def _store_too(self, message: Message) -> None:
         """A core message on a stream's subject is stored as well; nobody hears whether it was."""
-        stream = self.broker.owner(message.subject)
-        if stream is not None:
-            try:
+        try:
+            if (stream := self.broker.owner(message.subject)) is not None:
                 stream.store(message.subject, message.data, message.headers, expect_seq=None, ttl_s=0.0)
-            except (Conflict, QueueFull):
-                pass
+        except (Conflict, QueueFull):
+            pass

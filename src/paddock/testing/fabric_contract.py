@@ -396,9 +396,10 @@ class LaneContract:
         await fabric.ensure(MILL)
         await fabric.store("work.mill.p2.t1", b"one", headers={"Paddock-Notify": "x"})
         await fabric.store("work.mill.p2.t2", b"two")
-        got = (await fabric.pull(WORK, "p2"))[0]
+        got = await take(fabric)
         assert (got.subject, got.data, got.stream, got.consumer) == ("work.mill.p2.t1", b"one", WORK, "p2")
-        assert (got.delivered, got.seq, got.pending) == (1, 1, 1)
+        assert (got.delivered, got.seq) == (1, 1)
+        assert got.pending in (0, 1)  # a lane may learn of a message a moment after its store
         assert got.headers["Paddock-Notify"] == "x"
         assert got.ack.startswith(f"$JS.ACK.{WORK}.p2.1.1.1.")
         assert len(got.ack.split(".")) == 9
@@ -408,15 +409,23 @@ class LaneContract:
         await fabric.ensure(MILL)
         for i in range(5):
             await fabric.store(f"work.mill.p2.t{i}", str(i).encode())
-        assert [got.data for got in await fabric.pull(WORK, "p2", batch=3)] == [b"0", b"1", b"2"]
-        assert [got.data for got in await fabric.pull(WORK, "p2", batch=3)] == [b"3", b"4"]
+        found: list[bytes] = []
+
+        async def all_came() -> bool:
+            batch = await fabric.pull(WORK, "p2", batch=3)
+            assert len(batch) <= 3
+            found.extend(got.data for got in batch)
+            return len(found) >= 5
+
+        await until_async(all_came, "five tasks")
+        assert found == [b"0", b"1", b"2", b"3", b"4"]
 
     async def test_a_lane_gives_only_its_own_messages(self, under_test: BrokerUnderTest) -> None:
         fabric = await under_test.connect()
         await fabric.ensure(MILL)
         await fabric.store("work.mill.p0.t1", b"")
+        assert (await take(fabric, "p0")).subject == "work.mill.p0.t1"
         assert await fabric.pull(WORK, "p1") == []
-        assert len(await fabric.pull(WORK, "p0")) == 1
 
     async def test_a_waiting_pull_is_woken_by_a_store(self, under_test: BrokerUnderTest) -> None:
         fabric, other = await under_test.connect(), await under_test.connect()
@@ -543,7 +552,7 @@ class LaneContract:
         lane, subject = subjects.agent_lane("0", "p1"), subjects.agent_lane_filter("mill", "0", "p1")
         for _ in range(2):
             await agent.ensure_lane(WORK, lane, subject, inactive_s=300.0)
-        assert [got.data for got in await agent.pull(WORK, lane)] == [b"for you"]
+        assert (await take(agent, lane)).data == b"for you"
 
     async def test_a_lane_that_overlaps_another_is_refused(self, under_test: BrokerUnderTest) -> None:
         fabric = await under_test.connect()
@@ -565,7 +574,7 @@ class LaneContract:
         with pytest.raises(NotFound):
             await fabric.pull(WORK, lane)
         await fabric.ensure_lane(WORK, lane, subject)
-        assert len(await fabric.pull(WORK, lane)) == 1
+        assert (await take(fabric, lane)).data == b"for you"
 
     async def test_what_is_handed_out_stays_so_when_the_broker_restarts(self, under_test: BrokerUnderTest) -> None:
         fabric = await under_test.connect()
@@ -588,7 +597,7 @@ class CoreContract:
         fabric, other = await under_test.connect(), await under_test.connect()
         heard: dict[str, list[str]] = {"a.b": [], "a.*": [], "a.>": [], "*.b": []}
         for pattern, found in heard.items():
-            fabric.subscribe(pattern, lambda message, found=found: found.append(message.subject))  # type: ignore[misc]
+            fabric.subscribe(pattern, lambda message, found=found: found.append(message.subject))  # type: ignore[misc]  # bound early
         await fabric.flush()
         for subject in ("a", "a.b", "a.c", "a.b.c", "b.b"):
             other.publish(subject, b"x")

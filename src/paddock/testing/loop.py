@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import random
 import selectors
 import socket
@@ -51,12 +52,12 @@ class Process:
         """Callbacks run so far: the awaits at which it could have been killed."""
         self.on_kill: list[Callable[[], None]] = []
         """What the operating system does when it dies: closes its connections."""
-        self.sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self.servers: list[asyncio.AbstractServer] = []
+        self.sockets: list[socket.socket] = []
+        self.listeners: list[socket.socket] = []
         self._signals: dict[int, Callable[[], object]] = {}
         self._kill_at = -1
         self._frozen: list[Callable[[], object]] = []
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run a coroutine as a task of this process."""
@@ -79,10 +80,12 @@ class Process:
         if not isinstance(loop, VirtualLoop):
             raise SimulationError("processes can be killed in virtual time only")
         loop.killed.append(self)
-        for server in self.servers:
-            server.close()
         for held in self.sockets:
             loop.hang_up(held)
+        for listener in self.listeners:
+            if listener.fileno() >= 0:
+                loop.remove_reader_of(listener.fileno())
+                listener.close()
         for callback in self.on_kill:
             callback()
 
@@ -114,6 +117,10 @@ class Process:
             callback(*args)
         else:
             self._frozen.append(lambda: callback(*args))
+
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """For the loop: one of its tasks has ended."""
+        self.tasks.pop(task, None)
 
     def thaw(self) -> None:
         """For the loop, when all is over: let what is left unwind, where it can do no harm."""
@@ -196,8 +203,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         task: asyncio.Task[T] = super().create_task(coro, name=str(name) if name is not None else None, context=context)
         process = (context if context is not None else contextvars.copy_context()).get(_process)
         if process is not None:
-            process.tasks.add(task)
-            task.add_done_callback(process.tasks.discard, context=contextvars.Context())
+            process.tasks[task] = None
+            task.add_done_callback(process.forget, context=contextvars.Context())
         return task
 
     def add_signal_handler(self, sig: int, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
@@ -214,24 +221,42 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         process.on_signal(sig, None)
         return True
 
-    async def create_unix_server(self, *args: Any, **options: Any) -> asyncio.Server:
-        server = await super().create_unix_server(*args, **options)
+    def _start_serving(self, factory: Any, sock: socket.socket, *args: Any) -> None:
+        """asyncio's own hook: a socket begins to listen."""
         process = current_process()
         if process is not None:
-            process.servers.append(server)
-        return server
+            process.listeners.append(sock)
+        serve: Callable[..., None] = super()._start_serving  # type: ignore[misc]  # as below
+        serve(factory, sock, *args)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        """asyncio's own hook; the socket may be closed already, by a kill."""
+        for process in (current_process(), *self.killed):
+            if process is not None and sock in process.listeners:
+                process.listeners.remove(sock)
+        if sock.fileno() >= 0:
+            self.remove_reader_of(sock.fileno())
+            sock.close()
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         process = current_process()
         if process is not None:
-            process.sockets.add(sock)
+            process.sockets.append(sock)
         await super().sock_connect(sock, address)
+
+    def _accept_connection2(self, factory: Any, conn: socket.socket, *args: Any) -> Coroutine[Any, Any, None]:
+        """asyncio's own hook: a connection was accepted, but nobody has looked at it yet."""
+        process = current_process()
+        if process is not None:
+            process.sockets.append(conn)
+        accept: Callable[..., Coroutine[Any, Any, None]] = super()._accept_connection2  # type: ignore[misc]  # as below
+        return accept(factory, conn, *args)
 
     def _make_socket_transport(self, sock: socket.socket, *args: Any, **options: Any) -> asyncio.Transport:
         """asyncio's own hook; here it tells whose connection it is."""
         process = current_process()
         if process is not None:
-            process.sockets.add(sock)
+            process.sockets.append(sock)
         make: Callable[..., asyncio.Transport] = super()._make_socket_transport  # type: ignore[misc]  # not in typeshed
         transport = make(sock, *args, **options)
         self.transports.add(transport)
@@ -282,8 +307,7 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], seed: int = 0) -> T:
     asyncio.set_event_loop(loop)
     try:
         result = loop.run_until_complete(main())
-        with structlog.testing.capture_logs():  # last words of the dead: nobody is there to read them
-            loop.run_until_complete(_unwind(loop))
+        _bury(loop)
         check_leaks(asyncio.all_tasks(loop))
         return result
     finally:
@@ -297,10 +321,9 @@ def simulate(seed: int, scenario: Callable[[int], Coroutine[Any, Any, T]]) -> T:
     try:
         return run(lambda: scenario(seed), seed)
     except BaseException as error:
-        name = getattr(scenario, "__name__", "scenario")
-        error.add_note(
-            f"{name} failed with seed {seed}; replay: PADDOCK_SIM_SEED={seed} ./dev test tests/sim -k {name}"
-        )
+        # pytest tells which test this is; outside of it the scenario's name has to do
+        name = os.environ.get("PYTEST_CURRENT_TEST", getattr(scenario, "__name__", "scenario")).partition("[")[0]
+        error.add_note(f"failed with seed {seed}; to see it again: PADDOCK_SIM_SEED={seed} pytest '{name}'")
         raise
 
 
@@ -321,6 +344,11 @@ async def settle(condition: Callable[[], bool], *, limit_s: float, what: str, ev
         await asyncio.sleep(every_s)
 
 
+def _bury(loop: VirtualLoop) -> None:
+    with structlog.testing.capture_logs():  # last words of the dead: nobody is there to read them
+        loop.run_until_complete(_unwind(loop))
+
+
 async def _unwind(loop: VirtualLoop) -> None:
     """The world is over: cancel what belonged to killed processes. It can reach nobody any more."""
     for process in loop.killed:
@@ -331,11 +359,15 @@ async def _unwind(loop: VirtualLoop) -> None:
             return
         for task in left:
             task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
 
 
 def _end(loop: VirtualLoop) -> None:
     """Cancel what is left, without judging it, and close the loop."""
+    try:
+        _bury(loop)
+    except SimulationError:
+        pass  # already failing; the first error is the one to tell
     left = [task for task in asyncio.all_tasks(loop) if not task.done()]
     for task in left:
         task.cancel()
@@ -346,6 +378,9 @@ def _end(loop: VirtualLoop) -> None:
             transport.abort()
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(asyncio.sleep(0))
+        for process in loop.killed:
+            for held in process.sockets:
+                held.close()
     except SimulationError:
         pass  # already failing; the first error is the one to tell
     loop.close()

@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 from paddock.agent import Agent, task
@@ -23,7 +24,7 @@ from paddock.ports.fabric import Fabric
 from paddock.ports.runtime import Handle, Launch
 from paddock.testing.clock import VirtualClock
 from paddock.testing.fabric import FakeBroker
-from paddock.testing.loop import Process, VirtualLoop, current_process
+from paddock.testing.loop import Process, current_process
 
 START_S_MAX = 0.05
 """How long a fork takes at the most."""
@@ -32,8 +33,12 @@ START_S_MAX = 0.05
 class Hand(Agent):
     """The simulated agents: does nothing for a while, and can be told to die."""
 
+    began: Counter[str]
+    """text → how often work on it was begun; of the machine it runs on."""
+
     @task
     async def work(self, text: str, takes_s: float = 0.0) -> str:
+        self.began[text] += 1
         await asyncio.sleep(takes_s)
         return text
 
@@ -128,6 +133,8 @@ class Machine:
         """agent → (monotonic, epoch) of all its starts."""
         self.wrong: list[str] = []
         """Promises that were broken, as they were seen."""
+        self.began: Counter[str] = Counter()
+        self._hand = type("Hand", (Hand,), {"began": self.began})
         self._processes: dict[int, SimProcess] = {}
         self._ticks = 0
 
@@ -190,13 +197,10 @@ class Machine:
                 raise Unavailable("no fabric answers")
             return self.broker.agent(fleet, name)
 
-        runner = Runner(Hand, launch.spec, Who.read(env), connect)
+        runner = Runner(self._hand, launch.spec, Who.read(env), connect)
         clock = AgentClock(self.clock, self.dice)
         for part in (runner, runner._link):
             part._clock = clock
-        loop = asyncio.get_running_loop()
-        if not isinstance(loop, VirtualLoop):
-            raise TypeError("simulated agents live in virtual time only")
         code = await runner.run()
         held.ended(Exit(code=code))
         held.process.kill()

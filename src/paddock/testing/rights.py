@@ -21,7 +21,9 @@ class Rights(msgspec.Struct, frozen=True):
     @classmethod
     def agent(cls, fleet: str, name: str) -> Rights:
         own = {f"own{i}": subjects.agent_lane(name, lane) for i, lane in enumerate(subjects.LANES)}
-        return cls.of("agent", {"fleet": fleet, "name": name, "work": subjects.work_stream(fleet), **own})
+        return cls.of(
+            "agent", {"node": "here", "fleet": fleet, "name": name, "work": subjects.work_stream(fleet), **own}
+        )
 
     @classmethod
     def node(cls, node: str) -> Rights:

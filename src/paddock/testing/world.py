@@ -56,6 +56,8 @@ class World:
         """What is wanted: fleet → replicas."""
         self.accepted: dict[str, str] = {}
         """Task id → fleet, of every submission that was answered with a yes."""
+        self.once: set[str] = set()
+        """Texts of tasks that may not run twice."""
         self.kills: list[str] = []
         """What was killed, in order: printed with a failure."""
         self._processes: dict[str, Process] = {}
@@ -136,11 +138,22 @@ class World:
         for _ in range(count):
             self._serial += 1
             args = {"text": str(self._serial), "takes_s": self.dice.uniform(0.0, 2.0)} if method == "work" else {}
+            if not more.get("repeatable", True):
+                self.once.add(str(self._serial))
             request = TaskRequest(fleet=fleet, method=method, args=args, key=f"k{self._serial}", **more)
-            view = await self._patiently(lambda request=request: self._server().submit(request))  # type: ignore[misc]
+            view = await self._patiently(lambda request=request: self._server().submit(request))  # type: ignore[misc]  # bound early
             self.accepted[view.id] = fleet
             ids.append(view.id)
         return ids
+
+    async def load(self, *, for_s: float, dying: float = 0.1) -> None:
+        """Submit tasks now and then: most may run again, some may not, some (`dying`) kill who runs them."""
+        over = self.clock.monotonic() + for_s
+        while self.clock.monotonic() < over:
+            await self.submit(self.dice.randint(1, 4), repeatable=self.dice.random() < 0.8)
+            if self.dice.random() < dying:
+                await self.submit(1, method="die")
+            await self.wait(self.dice.uniform(0.0, 3.0))
 
     async def havoc(self, *, for_s: float, targets: Sequence[str] = ("server", "node", "agent", "broker")) -> None:
         """Kill things, at random awaits, and start them again a little later."""
@@ -166,6 +179,7 @@ class World:
         wrong += [
             f"{agent} is alive {alive.count(agent)} times" for agent in sorted(set(alive)) if alive.count(agent) > 1
         ]
+        wrong += [f"task {text} ran twice, but it may not" for text in self.once if self.machine.began[text] > 1]
         if wrong:
             raise SimulationError("; ".join(wrong) + self._story())
 
@@ -207,6 +221,8 @@ class World:
         if alive != wanted:
             return f"missing {sorted(wanted - alive)}, orphans {sorted(alive - wanted)}"
         told = {status.id: status for status in server.agents(limit=1000).items}
+        if told.keys() != wanted:
+            return f"the server tells of {sorted(told)}, wanted are {sorted(wanted)}"
         ill = [str(told.get(agent)) for agent in sorted(wanted) if not self._ready(told.get(agent))]
         if ill:
             return f"not ready: {ill}"

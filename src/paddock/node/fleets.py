@@ -1,0 +1,165 @@
+"""Which agents this node keeps, as its placements say; and how a new version goes through a fleet.
+
+placement ──names──> agents made, unwanted ones stopped
+    └──version──> outdated agents replaced, at most a quarter of the fleet at a time (at least one); the next
+                  follows when one of them is ready, so a version that does not become ready stops the rollout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from paddock.model.agent import AgentState
+from paddock.model.fleet import FleetSpec, Placement
+from paddock.node.host import Host
+from paddock.node.journal import Placed, Table, Unplaced
+from paddock.node.supervisor import Supervised
+
+log = structlog.get_logger(__name__)
+
+SHARE = 0.25
+RUNS = (AgentState.STARTING, AgentState.READY, AgentState.DEGRADED)
+
+
+class FleetHere:
+    """One fleet on this node."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.agents: dict[str, Supervised] = {}
+        self.outdated: dict[str, None] = {}
+        """Running agents of an older version, in the order in which they will be replaced."""
+        self.renewing: set[str] = set()
+
+    @property
+    def spec(self) -> FleetSpec:
+        return self.placement.spec
+
+
+class Fleets:
+    def __init__(self, host: Host, begin: Callable[[Supervised], None]) -> None:
+        """`begin` starts the life of an agent in a task."""
+        self._host = host
+        self._begin = begin
+        self.fleets: dict[str, FleetHere] = {}
+        self.agents: dict[str, Supervised] = {}
+        self.stopping = False
+
+    def restore(self, table: Table) -> None:
+        """Make what the journal tells of; their lives begin by looking for what still runs."""
+        rows: dict[str, dict[str, str]] = {}
+        for agent_id in table.rows:
+            fleet, _, name = agent_id.partition("/")
+            rows.setdefault(fleet, {})[name] = agent_id
+        for fleet, placement in list(table.placements.items()):
+            here = self.fleets[fleet] = FleetHere(placement)
+            for name in dict.fromkeys([*placement.names, *rows.get(fleet, {})]):
+                agent = Supervised(self._host, placement.spec, name, table.rows.get(f"{fleet}/{name}"))
+                self._host.ports.remember(agent.id, agent.row.ports)
+                agent.wanted = name in placement.names
+                self._add(here, agent)
+            self._forget_if_empty(here)
+        for agent in list(self.agents.values()):
+            self._begin(agent)
+
+    def place(self, placement: Placement) -> None:
+        """Make it so. The same placement again changes nothing."""
+        if self.stopping:
+            return
+        fleet = placement.spec.name
+        here = self.fleets.get(fleet)
+        if here is None:
+            if not placement.names:
+                return
+            here = self.fleets[fleet] = FleetHere(placement)
+        elif here.placement == placement:
+            return
+        here.placement = placement
+        self._host.journal.note(Placed(placement))
+        wanted = set(placement.names)
+        for name in placement.names:
+            agent = here.agents.get(name)
+            if agent is None:
+                agent = Supervised(self._host, placement.spec, name)
+                self._add(here, agent)
+                self._host.publisher.dirty(agent)
+                self._begin(agent)
+            else:
+                agent.want(placement.spec)
+            self._mark(here, agent)
+        for name in [name for name in here.agents if name not in wanted]:
+            here.agents[name].unwant("it is wanted no more")
+        self._forget_if_empty(here)
+        self._roll(here)
+
+    def remove(self, fleet: str) -> None:
+        """The fleet is gone."""
+        here = self.fleets.get(fleet)
+        if here is not None:
+            self.place(Placement(spec=here.spec, names=[]))
+
+    def changed(self, agent: Supervised) -> None:
+        """Its state changed: a rollout may go on."""
+        here = self.fleets.get(agent.spec.name)
+        if here is None or not (here.outdated or here.renewing):
+            return
+        if agent.state is AgentState.READY and agent.version == here.spec.version:
+            here.renewing.discard(agent.name)
+            here.outdated.pop(agent.name, None)
+            self._roll(here)
+
+    def left(self, agent: Supervised) -> None:
+        """It has ended and is wanted no more."""
+        del self.agents[agent.id]
+        here = self.fleets[agent.spec.name]
+        del here.agents[agent.name]
+        here.outdated.pop(agent.name, None)
+        here.renewing.discard(agent.name)
+        if not self.stopping:  # else it is wanted still, and shows as stopped
+            self._host.publisher.gone(agent)
+        self._forget_if_empty(here)
+        self._roll(here)
+
+    def stop_order(self) -> Iterator[list[Supervised]]:
+        """All agents in waves: a fleet before those that it depends on."""
+        depth: dict[str, int] = {}
+
+        def dig(fleet: str, above: tuple[str, ...]) -> int:
+            if fleet not in depth:
+                needs = [name for name in self.fleets[fleet].spec.depends_on if name in self.fleets]
+                depth[fleet] = 1 + max((dig(name, (*above, fleet)) for name in needs if name not in above), default=0)
+            return depth[fleet]
+
+        for fleet in list(self.fleets):
+            dig(fleet, ())
+        for level in sorted(set(depth.values()), reverse=True):
+            yield [
+                agent for fleet, here in self.fleets.items() if depth[fleet] == level for agent in here.agents.values()
+            ]
+
+    def _add(self, here: FleetHere, agent: Supervised) -> None:
+        here.agents[agent.name] = agent
+        self.agents[agent.id] = agent
+        self._mark(here, agent)
+
+    def _mark(self, here: FleetHere, agent: Supervised) -> None:
+        """Note whether a running agent is of an older version."""
+        if agent.wanted and agent.version != here.spec.version:
+            here.outdated[agent.name] = None
+        else:
+            here.outdated.pop(agent.name, None)
+
+    def _roll(self, here: FleetHere) -> None:
+        at_once = max(1, int(len(here.agents) * SHARE))
+        while here.outdated and len(here.renewing) < at_once and not self.stopping:
+            name = next(iter(here.outdated))
+            del here.outdated[name]
+            here.renewing.add(name)
+            here.agents[name].replace(f"a new version of {here.spec.name}")
+
+    def _forget_if_empty(self, here: FleetHere) -> None:
+        if not here.agents and not here.placement.names and self.fleets.get(here.spec.name) is here:
+            del self.fleets[here.spec.name]
+            self._host.journal.note(Unplaced(here.spec.name))

@@ -1,0 +1,263 @@
+"""One node: its parts put together, started and stopped.
+
+(made) ──start──> journal read, socket open, agents looked for ──> running ──stop(agents=True)──> agents ended, closed
+                                                                      └──stop(agents=False), kill──> agents live on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from paddock import __version__
+from paddock.agent.clock import HostClock
+from paddock.agent.owner import Owner
+from paddock.fabric import subjects
+from paddock.model.agent import NodeStatus
+from paddock.model.errors import DataDirError, PaddockError
+from paddock.model.fleet import Placement
+from paddock.node import limits
+from paddock.node.deadlines import Deadlines
+from paddock.node.fleets import Fleets
+from paddock.node.host import Host, NodeConfig
+from paddock.node.journal import Journal
+from paddock.node.logs import Rotation
+from paddock.node.ports import Ports
+from paddock.node.probes import Prober
+from paddock.node.publisher import Publisher
+from paddock.node.requests import Requests
+from paddock.node.socket import Line, Link, Listener, SocketServer, Tokens
+from paddock.node.supervisor import Supervised
+from paddock.ports.clock import Clock
+from paddock.ports.fabric import Fabric, Stored
+from paddock.ports.runtime import Handle, Runtime
+from paddock.runtimes import process
+
+log = structlog.get_logger(__name__)
+
+__all__ = ["NodeConfig", "NodeService"]
+
+ROTATE_EVERY_S = 1.0
+LAST_WORDS_S_MAX = 5.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class NodeService:
+    """`start`, then `run` until it is cancelled or a part of the node fails, then `stop`."""
+
+    def __init__(self, config: NodeConfig, fabric: Fabric, runtimes: Mapping[str, Runtime], clock: Clock) -> None:
+        self.config = config
+        self._fabric, self._runtimes, self._clock = fabric, runtimes, clock
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owner = Owner(self._part_failed)
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._subscriptions: list[object] = []
+        self._started_at = 0.0
+
+    async def start(self) -> None:
+        """Open the journal and the socket, look for the agents that still run, then follow what is wanted."""
+        config, clock, fabric = self.config, self._clock, self._fabric
+        folder = Path(config.folder)
+        self._started_at = clock.now()
+        _prepare_process(subreaper=config.subreaper)
+        self._journal = _open_journal(folder)
+        self._deadlines = Deadlines(clock)
+        self.publisher = Publisher(config.id, fabric, clock, boot=secrets.token_hex(4))
+        self._socket = SocketServer(folder, self, self._deadlines)
+        dice = HostClock().dice
+        self._limiter = limits.discover(config.id)
+        self._host = Host(
+            config=config,
+            clock=clock,
+            fabric=fabric,
+            runtimes=self._runtimes,
+            journal=self._journal,
+            deadlines=self._deadlines,
+            publisher=self.publisher,
+            ports=Ports(),
+            limiter=self._limiter,
+            prober=Prober(self._deadlines, self._owner, dice),
+            tokens=Tokens(folder / "socket.key"),
+            socket_path=self._socket.path,
+            owner=self._owner,
+            starts=asyncio.Semaphore(config.starts_max),
+            dice=dice,
+            changed=lambda agent: self.fleets.changed(agent),
+            left=self._left,
+        )
+        self.fleets = Fleets(self._host, self._begin)
+        # First the agents, then the door: who says hello to a node that does not know it yet would be a stray.
+        self.fleets.restore(self._journal.table)
+        try:
+            await self._socket.start()
+        except PaddockError:
+            await self.stop(agents=False)
+            raise
+        self._requests = Requests(fabric, clock, self._owner, self.fleets, self._runtimes)
+        for subject, handler in ((config.id, self._requests.to_us), ("all", self._requests.to_all)):
+            self._subscriptions.append(fabric.subscribe(subjects.node_op(subject), handler))
+        fabric.on_reconnect(self._reconnected)
+        self.publisher.everything(list(self.fleets.agents.values()))
+        self.publisher.event("node.started", config.id, f"node {config.id} started")
+        for name, work in (
+            ("publisher", self.publisher.run()),
+            ("counts", self.publisher.run_counts()),
+            ("wanted", self._follow_wanted()),
+            ("status", self._tell_status()),
+            ("rotation", self._rotate()),
+        ):
+            self._owner.start(f"node {name}", work)
+
+    async def run(self) -> None:
+        """Until cancelled; raises when a part of the node has failed, which is a bug: start it anew."""
+        await asyncio.shield(self._failed)
+
+    async def stop(self, agents: bool) -> None:
+        """With `agents`: end them all, in order, and return when they have ended. Else leave them running."""
+        if agents:
+            self.fleets.stopping = True
+            for wave in self.fleets.stop_order():
+                lives = [self._lives[agent.id] for agent in wave if agent.id in self._lives]
+                for agent in wave:
+                    agent.unwant("its node stops")
+                if lives:
+                    await asyncio.wait(lives)
+            self.publisher.event("node.stopped", self.config.id, f"node {self.config.id} stopped with its agents")
+            await self._last_words()
+        for subscription in self._subscriptions:
+            subscription.close()  # type: ignore[attr-defined]
+        await self._owner.close()
+        self._deadlines.close()
+        await self._socket.stop()
+        for runtime in self._runtimes.values():
+            await runtime.close()
+        await self._journal.close()
+        if not self._failed.done():
+            self._failed.cancel()
+
+    # --- for its parts
+
+    def hello(self, line: Line, pid: int, link: Link) -> Listener | str:
+        """See `socket.Door`."""
+        if not self._host.tokens.proves(line.token, line.agent, line.epoch):
+            return "the token does not prove this incarnation"
+        agent = self.fleets.agents.get(line.agent)
+        if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
+            agent.attach(link, {hold.task: hold.ack for hold in line.holds}, line.ready)
+            return agent
+        self._end_stray(line, pid)
+        return f"{line.agent} with epoch {line.epoch} is not what this node keeps"
+
+    def _end_stray(self, line: Line, pid: int) -> None:
+        """A process that proves to be an incarnation of ours which we do not keep: there must be no second copy."""
+        self.publisher.event("agent.stray", line.agent, f"{line.agent} (pid {pid}, epoch {line.epoch}) was ended")
+        self._owner.start(f"stray {line.agent}", self._end(line, pid))
+
+    async def _end(self, line: Line, pid: int) -> None:
+        ticks = process.start_ticks(pid)
+        runtime = next(iter(self._runtimes.values()), None)
+        if ticks is None or runtime is None:
+            return
+        live = await runtime.adopt(Handle(runtime="", pid=pid, start_ticks=ticks, epoch=line.epoch))
+        if live is None:
+            return
+        live.kill()
+        await live.wait()
+        for hold in line.holds:
+            self._fabric.publish(hold.ack, b"-NAK")
+
+    def _begin(self, agent: Supervised) -> None:
+        task = self._lives[agent.id] = self._owner.start(f"agent {agent.id}", agent.run())
+        task.add_done_callback(lambda done: self._lives.pop(agent.id) if self._lives.get(agent.id) is done else None)
+
+    def _left(self, agent: Supervised) -> None:
+        del self._lives[agent.id]
+        self.fleets.left(agent)
+
+    def _part_failed(self, name: str, error: BaseException) -> None:
+        log.error("a part of the node failed", part=name, error=repr(error), exc_info=error)
+        if name.startswith(("node ", "agent ")) and not self._failed.done():
+            self._failed.set_exception(error)
+
+    # --- its loops
+
+    async def _follow_wanted(self) -> None:
+        place = f"$KV.wanted.{subjects.wanted_place(self.config.id, '')}"
+        async for batch in self._fabric.tail(subjects.WANTED, subject=f"{place}>"):
+            for stored in batch:
+                self._wanted(stored, stored.subject.removeprefix(place))
+
+    def _wanted(self, stored: Stored, fleet: str) -> None:
+        if stored.deleted:
+            self.fleets.remove(fleet)
+            return
+        try:
+            placement = msgspec.json.decode(stored.data, type=Placement)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.error("a placement cannot be read; what runs goes on", fleet=fleet, error=str(error))
+            return
+        self.fleets.place(placement)
+
+    async def _tell_status(self) -> None:
+        while True:
+            await self.publisher.node(self.status())
+            if self.config.subreaper:
+                process.reap_orphans()
+            await self._clock.sleep(self.config.beat_s)
+
+    async def _rotate(self) -> None:
+        rotation = Rotation()
+        while True:
+            await self._clock.sleep(ROTATE_EVERY_S)
+            await rotation.look((agent.paths.log, agent.running.logs) for agent in self.fleets.agents.values())
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            id=self.config.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            seen_at=self._clock.now(),
+            agents=len(self.fleets.agents),
+            cpus=os.cpu_count() or 0,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            version=__version__,
+            attributes={"limits": self._limiter.kind, "events_dropped": self.publisher.dropped},
+        )
+
+    def _reconnected(self) -> None:
+        """What was on its way when the connection broke may be lost: tell the present of all again."""
+        self.publisher.everything(list(self.fleets.agents.values()))
+
+    async def _last_words(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS_S_MAX):
+                await self.publisher.settled()
+                await self._fabric.flush()
+        except (TimeoutError, PaddockError) as error:
+            log.warning("the fabric is away: not all that this node had to tell was told", error=repr(error))
+
+
+def _open_journal(folder: Path) -> Journal:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Journal(folder / "journal")
+    except OSError as error:
+        raise DataDirError(f"the node's folder {folder} cannot be used: {error.strerror}") from error
+
+
+def _prepare_process(*, subreaper: bool) -> None:
+    """As many open files as we may have: two for each agent. And what agents leave behind comes to us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if subreaper:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,0 +1,99 @@
+"""Promise 1: agents outlive their keepers, and what comes back adopts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from paddock.testing.installation import Installation
+from paddock.testing.wait import until
+
+MANIFEST = f"""
+paddock: 1
+fleets:
+  lab: {{agent: "lab_agents:Lab", pythonpath: ["{Path(__file__).parent}"], replicas: 3}}
+  sleeper: {{command: ["sleep", "86400"], replicas: 2}}
+"""
+
+
+def pids(installation: Installation) -> dict[str, int]:
+    return {name: agent["pid"] for name, agent in installation.agents().items()}
+
+
+@pytest.mark.parametrize(
+    "roles", [("server",), ("node",), ("fabric",), ("node", "server"), ("fabric", "node", "server")]
+)
+def test_killing_keepers_restarts_no_agent_and_they_are_adopted(
+    installation: Installation, tmp_path: Path, roles: tuple[str, ...]
+) -> None:
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    installation.up(tmp_path / "m.yaml")
+    installation.ready("lab", 3)
+    installation.ready("sleeper", 2)
+    before = pids(installation)
+    old = {role: installation.running(role)["pid"] for role in roles}
+    for pid in old.values():
+        os.kill(pid, signal.SIGKILL)
+
+    def keepers_are_back() -> bool:
+        try:
+            return all(installation.running(role)["pid"] != pid for role, pid in old.items())
+        except OSError:
+            return False
+
+    until(keepers_are_back, what="the keeper brought the roles back")
+
+    def well() -> bool:
+        try:
+            return len(pids(installation)) == 5 and all(
+                agent["state"] == "ready" for agent in installation.agents().values()
+            )
+        except Exception:
+            return False
+
+    until(well, what="all agents are known and ready again")
+    assert pids(installation) == before
+    assert all(agent["restarts"] == 0 for agent in installation.agents().values())
+    done = installation.json("task", "submit", "lab", "add", "--arg", "x:=1", "--wait")
+    assert done["state"] == "done"
+    os.kill(before["lab/1"], signal.SIGKILL)
+    until(lambda: pids(installation)["lab/1"] not in (before["lab/1"], None), what="a death is noticed afterwards")
+
+
+def test_killing_everything_but_the_agents_and_coming_up_again_adopts_them(
+    installation: Installation, tmp_path: Path
+) -> None:
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    installation.up(tmp_path / "m.yaml")
+    installation.ready("lab", 3)
+    installation.ready("sleeper", 2)
+    before = pids(installation)
+    keeper = installation.running("keeper")["pid"]
+    roles = [installation.running(role)["pid"] for role in ("server", "node", "fabric")]
+    for pid in (keeper, *roles):
+        os.kill(pid, signal.SIGKILL)
+    for pid in before.values():
+        assert psutil.pid_exists(pid)
+    os.kill(before["lab/2"], signal.SIGKILL)
+    os.kill(before["sleeper/1"], signal.SIGKILL)
+    installation.up(tmp_path / "m.yaml")
+    installation.ready("lab", 3)
+    installation.ready("sleeper", 2)
+    after = pids(installation)
+    alive = {"lab/0", "lab/1", "sleeper/0"}
+    assert {name: after[name] for name in alive} == {name: before[name] for name in alive}
+    assert after["lab/2"] != before["lab/2"]
+    assert after["sleeper/1"] != before["sleeper/1"]
+
+
+def test_down_leaves_nothing_running(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    installation.up(tmp_path / "m.yaml")
+    installation.ready("lab", 3)
+    assert installation.processes()
+    assert installation.cli("down").returncode == 0
+    assert installation.processes() == []

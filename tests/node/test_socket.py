@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from paddock.model.agent import AgentState
+from paddock.node.socket import LINE_BYTES_MAX, PATH_BYTES_MAX, Tokens, socket_path
+
+from .conftest import LIMIT_S, World, script
+
+
+class Line:
+    """The agent's end of a connection, by hand."""
+
+    def __init__(self, world: World) -> None:
+        self.path = world.nodes[0]._socket.path
+
+    async def __aenter__(self) -> Line:
+        self.reader, self.writer = await asyncio.open_unix_connection(self.path)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass  # the node closed it first
+
+    def say(self, **words: Any) -> None:
+        self.writer.write(json.dumps(words).encode() + b"\n")
+
+    async def told(self) -> dict[str, Any] | None:
+        """The node's next line; None when it closed."""
+        async with asyncio.timeout(LIMIT_S):
+            text = await self.reader.readline()
+        return json.loads(text) if text else None
+
+
+async def mute_agent(world: World) -> tuple[str, int, str]:
+    """(agent, epoch, token) of a command that leaves the talking to the test."""
+    await world.node()
+    await world.place(script("import time; time.sleep(600)"), "0")
+    status = await world.ready("tool/0")
+    return status.id, status.epoch, world.nodes[0]._host.tokens.token(status.id, status.epoch)
+
+
+async def test_hello_holds_beats_and_cancel(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    ack = "$JS.ACK.WORK_tool.p2.3.9.1.0.0"
+    async with Line(world) as line:
+        line.say(
+            op="hello", agent=agent, epoch=epoch, token=token, pid=1, holds=[{"task": "T0", "ack": ack}], ready=True
+        )
+        line.say(op="hold", task="T1", ack=ack)
+        line.say(op="drop", task="T0")
+        line.say(op="beat", done=7, failed=2)
+        line.say(op="a-word-of-a-newer-agent")
+        member = world.nodes[0].fleets.agents[agent]
+        await world.until(lambda: (member.done, member.failed, list(member.holds)) == (7, 2, ["T1"]), "all heard")
+        (hold,) = (await world.ask(op="holds"))["holds"]
+        assert (hold["task"], hold["fleet"], hold["agent"], hold["attempt"]) == ("T1", "tool", agent, 3)
+        assert await world.ask(op="cancel", task="T1") == {"ok": True, "held": True}
+        assert await line.told() == {"op": "cancel", "task": "T1"}
+        assert await world.ask(op="cancel", task="T9") == {"ok": True, "held": False}
+    assert (await world.agent(agent, lambda s: s.tasks_done == 7, "counted")).tasks_failed == 2
+
+
+async def test_a_wrong_token_is_refused_and_harms_nobody(world: World) -> None:
+    agent, epoch, _ = await mute_agent(world)
+    async with Line(world) as line:
+        line.say(op="hello", agent=agent, epoch=epoch, token="guessed", pid=os.getpid())
+        assert await line.told() == {"op": "refused", "why": "the token does not prove this incarnation"}
+        assert await line.told() is None
+    assert world.nodes[0].fleets.agents[agent].link is None
+
+
+async def test_garbage_closes_that_connection_only(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    async with Line(world) as good:
+        good.say(op="hello", agent=agent, epoch=epoch, token=token)
+        for garbage in (b"not json\n", b'{"op": 5}\n', b"\xff\xfe\n", b'{"op":"beat"}\n', b"[" * 5000 + b"\n"):
+            async with Line(world) as bad:
+                bad.writer.write(garbage)
+                told = await bad.told()
+                assert told is not None
+                assert told["op"] == "refused"
+                assert await bad.told() is None
+        good.say(op="beat", done=1, failed=0)
+        await world.until(lambda: world.nodes[0].fleets.agents[agent].done == 1, "the good line lives")
+
+
+async def test_a_line_without_end_is_refused(world: World) -> None:
+    await mute_agent(world)
+    async with Line(world) as line:
+        line.writer.write(b"x" * (LINE_BYTES_MAX + 10))
+        told = await line.told()
+        assert told == {"op": "refused", "why": f"a line is longer than {LINE_BYTES_MAX} bytes"}
+
+
+async def test_garbage_after_the_hello_leaves_the_agent_running(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    async with Line(world) as line:
+        line.say(op="hello", agent=agent, epoch=epoch, token=token)
+        line.writer.write(b"}{\n")
+        told = await line.told()
+        assert told is not None
+        assert told["op"] == "refused"
+    member = world.nodes[0].fleets.agents[agent]
+    await world.until(lambda: member.link is None, "hung up")
+    assert member.state is AgentState.READY
+
+
+async def test_a_second_line_of_an_agent_replaces_the_first(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    async with Line(world) as first, Line(world) as second:
+        first.say(op="hello", agent=agent, epoch=epoch, token=token, holds=[{"task": "T1", "ack": "a"}])
+        member = world.nodes[0].fleets.agents[agent]
+        await world.until(lambda: "T1" in member.holds, "first heard")
+        second.say(op="hello", agent=agent, epoch=epoch, token=token, holds=[])
+        assert await first.told() is None
+        await world.until(lambda: not member.holds, "the newer hello counts")
+        assert member.link is not None
+
+
+def test_tokens_stay_the_same_and_prove_one_incarnation(tmp_path: Path) -> None:
+    token = Tokens(tmp_path / "key").token("a/0", 5)
+    tokens = Tokens(tmp_path / "key")
+    assert tokens.proves(token, "a/0", 5)
+    assert not tokens.proves(token, "a/0", 6)
+    assert not tokens.proves(token, "a/1", 5)
+    assert not tokens.proves("é", "a/0", 5)
+    assert (tmp_path / "key").stat().st_mode & 0o077 == 0
+
+
+def test_a_long_folder_gets_a_short_socket_path_that_stays(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    path = socket_path(folder)
+    assert len(path) <= PATH_BYTES_MAX
+    assert path == socket_path(folder)
+    assert Path(path).parent.stat().st_mode & 0o077 == 0
+    assert socket_path(Path("/short")) == "/short/node.sock"
