@@ -29,7 +29,7 @@ def manifest(name: str, *, replicas: int, concurrency: int = 1) -> str:
                     "pythonpath": [str(HERE)],
                     "replicas": replicas,
                     "concurrency": concurrency,
-                    "restart": {"max": 100_000},
+                    "restart": {"max": 100_000, "stable_s": 0},  # every kill is the first
                 }
             },
         }

@@ -53,7 +53,8 @@ class Site:
             "PADDOCK_AGENT": f"hello/{name}",
             "PADDOCK_EPOCH": "1",
             "PADDOCK_NATS_URL": self.url,
-            "PADDOCK_CREDS": self.creds(name, self.broker.identities.minter("agent").agent("hello", name)),
+            "PADDOCK_CREDS": self.creds(name, self.broker.identities.minter("agent").agent("here", "hello", name)),
+            "PADDOCK_INBOX": subjects.agent_inbox("here", "hello", name, 1),
             "PADDOCK_SPEC": msgspec.json.encode(HELLO).decode(),
         }
         with (self.folder / f"{name}.log").open("ab") as log:

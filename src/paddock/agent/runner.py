@@ -42,6 +42,7 @@ STOP_S_MIN = 0.3
 CONNECT_RETRY_S_MAX = 2.0
 
 Connect = Callable[[], Awaitable[Fabric]]
+_HOST = HostClock()
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +53,7 @@ class Who(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     url: str
     creds: str
-    inbox: str
+    inbox: str = "_INBOX.none"
     socket: str
     token: str
 
@@ -82,9 +83,11 @@ class Who(msgspec.Struct, frozen=True, kw_only=True):
 class Runner:
     """One agent, from connecting to its exit code. Obeys the node and the signals (`Orders`)."""
 
-    def __init__(self, agent_class: type[Agent], spec: FleetSpec, who: Who, connect: Connect) -> None:
+    def __init__(
+        self, agent_class: type[Agent], spec: FleetSpec, who: Who, connect: Connect, clock: HostClock = _HOST
+    ) -> None:
         self._class, self._spec, self._who, self._connect = agent_class, spec, who, connect
-        self._clock = HostClock()
+        self._clock = clock
         self._log = Log(f"{who.fleet}/{who.name}", self._clock.now, lambda: "")
         self._owner = Owner(self._bug)
         self._drain = asyncio.Event()
