@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
-from paddock.fabric.connection import Connection, Subscription
+from paddock.fabric.connection import Connection
 from paddock.fabric.identity import Creds
 from paddock.fabric.subjects import wake
+from paddock.fabric.subscription import Subscription
 from paddock.model.errors import (
     Conflict,
     Denied,
@@ -52,6 +53,7 @@ class _Reply(msgspec.Struct):
     error: _Error | None = None
     seq: int = 0
     purged: int = 0
+    created: str = ""
     state: dict[str, Any] = {}
     config: dict[str, Any] = {}
 
@@ -275,8 +277,9 @@ class NatsFabric:
         await self._api(f"CONSUMER.CREATE.{stream}.{lane}.{subject}", {"stream_name": stream, "config": config})
 
     async def depth(self, stream: str) -> Depth:
-        state = (await self._api(f"STREAM.INFO.{stream}")).state
-        return Depth(state["messages"], state["first_seq"], state["last_seq"], state.get("consumer_count", 0))
+        reply = await self._api(f"STREAM.INFO.{stream}")
+        state, consumers = reply.state, reply.state.get("consumer_count", 0)
+        return Depth(state["messages"], state["first_seq"], state["last_seq"], consumers, reply.created)
 
     async def delete_stream(self, stream: str) -> None:
         with contextlib.suppress(NotFound):
@@ -386,6 +389,13 @@ def _translate(error: _Error, where: str) -> PaddockError:
     return PaddockError(text)
 
 
+def duplicates_s(spec: StreamSpec) -> float:
+    """How long a stream knows the ids (`Nats-Msg-Id`) of what it stored: for as long as who wrote it may try again.
+    What goes to queues and buckets has none; there a short memory is enough."""
+    known_s = 0.1 if spec.work_queue or spec.last_per_subject else 120.0
+    return min(known_s, spec.age_s_max or known_s)
+
+
 def _stream_config(spec: StreamSpec) -> dict[str, Any]:
     bounded = spec.messages_max >= 0 or spec.unique_subjects
     return {
@@ -401,7 +411,7 @@ def _stream_config(spec: StreamSpec) -> dict[str, Any]:
         "max_msgs_per_subject": 1 if spec.unique_subjects or spec.last_per_subject else -1,
         "discard": "new" if bounded else "old",
         "discard_new_per_subject": spec.unique_subjects and not spec.work_queue,
-        "duplicate_window": 100_000_000 if not spec.age_s_max else min(100_000_000, int(spec.age_s_max * 1e9)),
+        "duplicate_window": int(duplicates_s(spec) * 1e9),
     }
 
 

@@ -24,6 +24,7 @@ import msgspec
 
 from paddock import __version__
 from paddock.fabric.identity import Creds
+from paddock.fabric.subscription import RawHandler, Subscription
 from paddock.fabric.wire import Parser, ProtocolError, frame, parse_headers
 from paddock.model.errors import Denied, NoResponders, Refused, TimedOut, Unavailable
 from paddock.ports.fabric import Message
@@ -34,31 +35,12 @@ RETRY_S_MAX = 1.0
 """Longest wait between two tries; each is drawn at random below a limit that doubles from 50 ms, against storms."""
 PING_S = 30.0
 
-RawHandler = Callable[[str, str, str, Mapping[str, str], bytes], None]
-"""(subject, reply, status such as "404 No Messages" or "", headers, data)"""
-
 
 class _Info(msgspec.Struct):
     nonce: str = ""
     version: str = ""
     max_payload: int = 1_048_576
     tls_required: bool = False
-
-
-class Subscription:
-    """Ends by `close`; what the server sent before it knew may still come to `late`, if that was given."""
-
-    def __init__(self, connection: Connection, sid: int, subject: str, queue: str, handler: RawHandler) -> None:
-        self.sid, self.subject, self.queue, self.handler = sid, subject, queue, handler
-        self._connection = connection
-
-    @property
-    def line(self) -> bytes:
-        queue = f" {self.queue}" if self.queue else ""
-        return f"SUB {self.subject}{queue} {self.sid}\r\n".encode()
-
-    def close(self, late: RawHandler | None = None) -> None:
-        self._connection.unsubscribe(self, late)
 
 
 class Connection(asyncio.Protocol):
@@ -255,8 +237,6 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._drop(str(exc) if exc else "the server closed the connection")
 
-    # --- inside
-
     def _write(self, data: bytes) -> None:
         """Coalesce: everything written in one turn of the loop goes out as one."""
         if not self._out:
@@ -296,9 +276,11 @@ class Connection(asyncio.Protocol):
                 self._hello = self._loop.create_future()
                 self._transport.write(self._greeting())
                 await self._hello
-        except TimeoutError as error:
+        except BaseException as error:
             self._transport.abort()
-            raise Unavailable("the server did not greet in 5 s") from error
+            if isinstance(error, TimeoutError):
+                raise Unavailable("the server did not greet in 5 s") from error
+            raise
         finally:
             self._hello = None
         self._pings_out = 0
