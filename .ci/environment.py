@@ -47,7 +47,7 @@ def main(kind: str) -> None:
         tell(f"the environment is ready after {time.monotonic() - begin:.0f} s", end="\n")
 
 
-class open_lock:  # noqa: N801 - reads as what it does
+class open_lock:
     """Flock on the folder itself: no file to leave behind, and gone with its holder."""
 
     def __enter__(self) -> None:

@@ -56,8 +56,10 @@ def check(python: str) -> None:
     wheels = [pin for pin in pins if pin.split("==")[0] not in SOURCE_ONLY]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--target", folder]
-            + ["--python-version", python, "--only-binary", ":all:", *wheels],
+            [
+                *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--target", folder),
+                *("--python-version", python, "--only-binary", ":all:", *wheels),
+            ],
             check=True,
         )
     print(f"all pins have wheels for Python {python}")

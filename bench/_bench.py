@@ -54,7 +54,8 @@ def running(text: str, *, durability: str = "always") -> Iterator[Installation]:
 async def client(installation: Installation) -> AsyncIterator[Client]:
     """A program of the owner, connected to the fabric itself."""
     creds = installation.data / "bench.creds"
-    creds.write_text(Identities.open(installation.data / "fabric/keys").minter("client").creds("bench", {"name": "bench"}))
+    minter = Identities.open(installation.data / "fabric/keys").minter("client")
+    creds.write_text(minter.creds("bench", {"name": "bench"}))
     async with await connect(installation.running("fabric")["url"], str(creds)) as held:
         yield held
 

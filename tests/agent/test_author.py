@@ -37,7 +37,7 @@ class Place:
 
 class Postman(Agent):
     @task(timeout_s=5, retries=2)
-    async def deliver(self, to: Place, how: Literal["bike", "van"] = "van", tags: list[str] = []) -> None:  # noqa: B006
+    async def deliver(self, to: Place, how: Literal["bike", "van"] = "van", tags: list[str] = []) -> None:  # noqa: B006 - what authors write
         """Bring it there.
 
         Rain or shine."""

@@ -299,3 +299,45 @@ def test_doctor_says_what_to_do_and_fails_when_something_is_bad(tmp_path: Path) 
 def test_the_schema_is_json() -> None:
     told = CliRunner().invoke(app, ["schema"])
     assert json.loads(told.stdout)["type"] == "object"
+
+
+def test_at_eighty_columns_an_event_is_whole_and_nothing_is_cut(
+    paddock: Paddock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = "create architect: 1 agent, python paddock.foundry:Architect"
+    event = {"seq": 1, "event": {"at": 1.0, "kind": "fleet.applied", "about": "architect", "text": text}}
+    paddock.on("GET", "/api/v1/history", {"items": [event], "next": None})
+    lines = paddock.run("get", "events").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.match(r"(1970-01-01|1969-12-31) \d\d:\d\d:\d\d  fleet.applied  architect  create", lines[1])
+    assert [word for line in lines[1:] for word in line.split()][4:] == text.split()
+
+
+def test_the_totals_are_told_in_lines_for_people_and_whole_in_json(paddock: Paddock) -> None:
+    told = {"version": "1", "uptime_s": 3725.4, "agents": {"ready": 7, "failed": 1}, "nodes": ["local"], "fleets": 5}
+    told |= {"tasks": {"a": {"done": 2}, "b": {"done": 3, "dead": 1}}, "queued": {"a": 0, "b": 4}, "rows_waiting": 0}
+    paddock.on("GET", "/status", told)
+    lines = [line.split(maxsplit=1) for line in paddock.run("status").stdout.splitlines()]
+    assert ["up", "1h02m"] in lines
+    assert ["agents", "7 ready, 1 failed"] in lines
+    assert ["tasks", "5 done, 1 dead"] in lines
+    assert ["queued", "4 b"] in lines
+    assert ["nodes", "local"] in lines
+    assert json.loads(paddock.run("status", "-o", "json").stdout) == told
+
+
+def test_describe_writes_times_and_sizes_for_people_and_what_authors_gave_as_it_is(paddock: Paddock) -> None:
+    given = {"expires_at": 12.5, "none": [], "size_bytes": 2**30}
+    paddock.on("GET", "/api/v1/tasks/T1", view(submitted_at=90000.0, kept_s=604800.0, args=given, result=given))
+    told = paddock.run("describe", "task", "T1").stdout
+    assert re.search(r"^submitted_at +1970-01-\d\d \d\d:\d\d:00$", told, re.M)
+    assert re.search(r"^kept_s +7d0h$", told, re.M)
+    assert told.count("expires_at: 12.5") == 2
+    assert told.count("none: []") == 2
+    assert told.count(f"size_bytes: {2**30}") == 2
+    nodes = [{"id": "local", "memory_bytes": 25 * 2**30, "attributes": {"limits": "rlimits", "empty": {}}}]
+    paddock.on("GET", "/api/v1/nodes", nodes)
+    told = paddock.run("describe", "node", "local").stdout
+    assert re.search(r"^memory_bytes +25.0 GiB$", told, re.M)
+    assert "empty" not in told

@@ -108,10 +108,11 @@ def test_a_dead_task_is_replayed_as_a_new_one_for_the_same_agent() -> None:
             assert (again.state, again.args, again.submitted_by) == (TaskState.QUEUED, view.args, "bob")
             assert again.id != view.id
             await lab.work()
-        mine = await lab.submit(agent="critic/1", priority="LOW")
+        mine = await lab.submit(agent="critic/1", priority="LOW", kept_s=90.0)
         await lab.server.cancel(mine.id)
         again = await lab.server.replay(mine.id)
-        assert (again.agent, again.priority) == ("critic/1", "LOW")
+        assert (again.agent, again.to_agent, again.priority) == ("critic/1", "critic/1", "LOW")
+        assert again.kept_s == 90.0
 
     world(scenario)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import msgspec
 import pytest
@@ -331,5 +332,49 @@ def test_an_unreadable_entry_in_the_buckets_changes_nothing() -> None:
             await lab.fabric.store(subject, b"\xff")
         await lab.apply('{paddock: 1, fleets: {coder: {agent: "lab:Coder"}}}')
         assert lab.server.fleet("critic").ready == 2
+
+    world(scenario)
+
+
+def test_many_small_fleets_applied_at_once_spread_over_the_nodes() -> None:
+    async def scenario(lab: World) -> None:
+        others = [FakeNode(lab, f"n{index}") for index in (2, 3)]
+        for node in others:
+            await node.start()
+        await lab.until(lambda: len(lab.server.nodes()) == 3, "three nodes are known")
+        fleets = ", ".join(f'small{index}: {{agent: "lab:Critic"}}' for index in range(9))
+        await lab.apply(f"{{paddock: 1, fleets: {{{fleets}}}}}")
+        await lab.until(lambda: len(lab.server.agents().items) == 9, "all nine run")
+        assert Counter(status.node for status in lab.server.agents().items) == {"n1": 3, "n2": 3, "n3": 3}
+        for node in others:
+            node.kill()
+
+    world(scenario, manifest="")
+
+
+def test_an_exec_fleet_that_declares_its_methods_no_longer_takes_any_again() -> None:
+    async def scenario(lab: World) -> None:
+        lab.node.methods = None
+        await lab.apply('{paddock: 1, fleets: {tool: {command: ["true"], methods: [cut]}}}')
+        with pytest.raises(NotFound, match="no method 'saw'"):
+            await lab.submit(fleet="tool", method="saw")
+        await lab.apply('{paddock: 1, fleets: {tool: {command: ["true"]}}}')
+        assert lab.server.fleet("tool").spec.methods is None
+        assert (await lab.submit(fleet="tool", method="saw")).state is TaskState.QUEUED
+
+    world(scenario, manifest="")
+
+
+def test_agents_are_listed_in_order_as_they_come_and_go() -> None:
+    async def scenario(lab: World) -> None:
+        for fleet, name in (("critic", "10"), ("critic-b", "0"), ("crit", "x"), ("critic", "9"), ("crit", "1")):
+            await lab.node.agent(fleet, name)
+        await lab.node.gone("critic", "9")
+        await lab.until(lambda: len(lab.server.agents().items) == 6, "what came is known, and what went")
+        ids = [status.id for status in lab.server.agents().items]
+        assert ids == ["crit/x", "crit/1", "critic/0", "critic/1", "critic/10", "critic-b/0"]
+        assert [status.id for status in lab.server.agents(fleet="critic").items] == ids[2:5]
+        assert [status.id for status in lab.server.agents(fleet="critic", after="critic/1").items] == ["critic/10"]
+        assert lab.server.agents(fleet="crit", after="critic/0").items == []
 
     world(scenario)

@@ -173,7 +173,7 @@ def test_what_else_cannot_be_read_is_passed_over() -> None:
         view = await lab.submit()
         assert (await lab.server.history(about="critic/0")).items[0].event == event
         assert (await lab.server.task(view.id)).state is TaskState.QUEUED
-        assert lab.record.cursor("WORK_critic") >= 1
+        assert lab.record.cursor("WORK_critic", lab.broker.streams["WORK_critic"].created) >= 1
 
     world(scenario)
 
@@ -229,7 +229,8 @@ def test_a_backlog_larger_than_memory_may_hold_is_recorded_in_full() -> None:
             event = Event(at=1.0, kind="lab.event", about="critic", text=str(index))
             await lab.fabric.store("event.lab.event.critic", msgspec.json.encode(event))
         await lab.serve()
-        await lab.until(lambda: lab.record.cursor("EVENTS") >= count, "all are recorded")
+        created = lab.broker.streams["EVENTS"].created
+        await lab.until(lambda: lab.record.cursor("EVENTS", created) >= count, "all are recorded")
 
     world(scenario)
 

@@ -40,8 +40,14 @@ def test_the_same_fleet_is_no_change() -> None:
 
 
 def test_methods_that_were_found_out_are_no_change() -> None:
-    known = msgspec.structs.replace(spec(), methods=[Method(name="send")])
-    assert change(known, spec()).kind == "none"
+    python = msgspec.structs.replace(spec(), runtime="python")
+    known = msgspec.structs.replace(python, methods=[Method(name="send")])
+    assert change(known, python).kind == "none"
+
+
+def test_methods_of_a_command_are_what_is_declared_and_no_longer_declaring_them_is_a_change() -> None:
+    known = spec(methods=[Method(name="send")])
+    assert change(known, spec()).fields == {"methods": [msgspec.to_builtins(known.methods), None]}
     assert change(known, spec(methods=[Method(name="other")])).fields == {
         "methods": [msgspec.to_builtins(known.methods), msgspec.to_builtins([Method(name="other")])]
     }

@@ -89,7 +89,9 @@ async def test_strangers_are_refused(broker: RealBroker, tmp_path: Path) -> None
 
 async def test_a_role_key_cannot_mint_more_than_its_role(broker: RealBroker) -> None:
     minter = broker.identities.minter("agent")
-    sly = await broker.connect(minter.creds("sly", {"fleet": "mill", "name": "9", "node": "here"}), "_INBOX.agent.here.mill.9")
+    sly = await broker.connect(
+        minter.creds("sly", {"fleet": "mill", "name": "9", "node": "here"}), "_INBOX.agent.here.mill.9"
+    )
     with pytest.raises(Denied):
         await sly.store("$KV.wanted.fleet.mill", b"{}")
 

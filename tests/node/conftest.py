@@ -16,6 +16,7 @@ from paddock.agent.clock import HostClock
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, AgentStatus, Event
 from paddock.model.fleet import FleetSpec, Health, Placement, Restart
+from paddock.node.limits import Rlimits
 from paddock.node.service import NodeConfig, NodeService
 from paddock.ports.fabric import StreamSpec
 from paddock.ports.runtime import Runtime
@@ -67,7 +68,8 @@ class World:
             **settings,
         )
         runtimes: dict[str, Runtime] = {"python": PythonRuntime(run=RUN), "exec": ExecRuntime()}
-        node = NodeService(config, fabric, runtimes, HostClock())
+        # Not the usual limiter: it would move the tests themselves into a cgroup.
+        node = NodeService(config, fabric, runtimes, HostClock(), limiter=lambda node: Rlimits())
         self.nodes.append(node)
         await node.start()
         return node

@@ -1,8 +1,8 @@
 """An agent of the tests: speaks the node's socket by hand, and misbehaves as its config says.
 
 config: {"hang": true} stops beating once the file `<folder>/hang` is there; {"deaf": true} ignores SIGTERM and drain;
-{"die": true} ends with code 3 before it is ready; {"mute": true} never says that it is ready; {"hold": {"T": ack}}
-holds these tasks.
+{"silent": true} never says hello; {"die": true} ends with code 3 before it is ready; {"mute": true} never says that it
+is ready; {"hold": {"T": ack}} holds these tasks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def run(cls: type, env: dict[str, str], spec_json: bytes) -> int:
         return 3
     signal.signal(signal.SIGTERM, signal.SIG_IGN if config.get("deaf") else lambda number, frame: TERMINATED.append(1))
     ready = False
+    while config.get("silent") and not TERMINATED:
+        time.sleep(0.02)
     while True:
         try:
             done = talk(env, config, ready)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 
 import msgspec
 import pytest
 
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import DataDirError
-from paddock.model.fleet import Restart
-from paddock.node.journal import RowSet, line, read
+from paddock.model.fleet import Placement, Restart
+from paddock.node.journal import Placed, RowSet, line, read
+from paddock.node.supervisor import Supervised
+from paddock.runtimes import starts
 from paddock.testing.runtime_contract import alive
 
-from .conftest import World, python, script
+from .conftest import LIMIT_S, World, python, script
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 
@@ -26,6 +29,14 @@ def lose_the_handle(world: World, agent: str) -> None:
     row = msgspec.structs.replace(table.rows[agent], handle=None, intent=True)
     with path.open("ab") as file:
         file.write(line(RowSet(agent, row)))
+
+
+def all_ready(agents: list[Supervised]) -> bool:
+    return all(agent.state is AgentState.READY for agent in agents)
+
+
+def all_hold(agents: list[Supervised], task: str) -> bool:
+    return all(task in agent.holds for agent in agents)
 
 
 def same(before: AgentStatus, after: AgentStatus) -> bool:
@@ -87,10 +98,65 @@ async def test_a_start_that_was_under_way_is_found_by_its_hello(world: World) ->
     before = await world.ready("crew/0")
     await world.crash(node)
     lose_the_handle(world, "crew/0")
-    node = await world.node(hello_s=20.0)
+    os.unlink(starts.path_of(str(world.folder / "agents/crew/0")))
+    node = await world.node(hello_s=LIMIT_S)
     await world.until(lambda: node.fleets.agents["crew/0"].state is AgentState.READY, "adopted")
     await world.until(lambda: node.fleets.agents["crew/0"].live is not None, "watched")
     assert same(before, node.fleets.agents["crew/0"].status())
+
+
+async def test_a_forked_agent_whose_start_was_under_way_and_that_says_nothing_is_found_by_what_it_wrote(
+    world: World,
+) -> None:
+    node = await world.node()
+    await world.place(python(config={"silent": True}), "0")
+    before = await world.agent("crew/0", lambda s: s.pid, "started")
+    await world.until(lambda: "hello from" in world.log("crew/0"), "it runs")
+    await world.crash(node)
+    lose_the_handle(world, "crew/0")
+    node = await world.node(hello_s=0.05)
+    await world.until(lambda: node.fleets.agents["crew/0"].live is not None, "adopted")
+    assert same(before, node.fleets.agents["crew/0"].status())
+    assert await world.events("agent.stray", "crew/0") == []
+
+
+async def test_what_a_forked_child_of_before_wrote_is_not_taken_for_a_start_that_never_came_to_be(
+    world: World,
+) -> None:
+    node = await world.node()
+    await world.place(python(), "0")
+    before = await world.ready("crew/0")
+    await world.crash(node)
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGKILL)
+    await world.until(lambda: not alive(before.pid or 0), "dead")
+    lose_the_handle(world, "crew/0")
+    await world.node(hello_s=0.05)
+    after = await world.ready("crew/0", after=before.epoch)
+    start = starts.read(str(world.folder / "agents/crew/0"))
+    assert start is not None
+    assert (start.pid, start.epoch) == (after.pid, after.epoch)
+
+
+async def test_wishes_that_come_while_a_hello_is_waited_for_do_not_end_the_wait(world: World) -> None:
+    """Else a second incarnation would start beside one that is about to speak."""
+    node = await world.node()
+    await world.place(python(), "0")
+    before = await world.ready("crew/0")
+    await world.crash(node)
+    lose_the_handle(world, "crew/0")
+    os.unlink(starts.path_of(str(world.folder / "agents/crew/0")))
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGSTOP)
+    node = await world.node(hello_s=LIMIT_S)
+    agent = node.fleets.agents["crew/0"]
+    await world.until(lambda: "waiting for its hello" in agent.reason, "waiting")
+    await world.place(python(), "0", "1")
+    await world.ready("crew/1")
+    assert (agent.live, agent.row.epoch) == (None, before.epoch)
+    os.kill(before.pid, signal.SIGCONT)
+    await world.until(lambda: agent.live is not None, "adopted")
+    assert same(before, agent.status())
 
 
 async def test_a_start_that_was_under_way_and_says_nothing_is_found_by_its_environment(world: World) -> None:
@@ -142,8 +208,8 @@ async def test_a_hello_that_comes_before_the_node_has_looked_is_welcome(world: W
         await world.crash(node)
         node = await world.node()
         everybody = list(node.fleets.agents.values())
-        await world.until(lambda: all(a.state is AgentState.READY for a in everybody), "all ready again")  # noqa: B023
-        await world.until(lambda: all("T1" in a.holds for a in everybody), "all holds known")  # noqa: B023
+        await world.until(partial(all_ready, everybody), "all ready again")
+        await world.until(partial(all_hold, everybody, "T1"), "all holds known")
     for status in before:
         assert same(status, node.fleets.agents[status.id].status())
         assert await world.events("agent.stray", status.id) == []
@@ -190,6 +256,39 @@ async def test_a_fleet_that_was_deleted_meanwhile_is_stopped(world: World) -> No
     await world.gone("crew/0")
     assert not alive(before.pid or 0)
     assert read(world.folder / "journal")[0].rows == {}
+
+
+async def test_a_key_that_could_not_be_deleted_before_the_node_died_is_deleted_later(world: World) -> None:
+    node = await world.node()
+    await world.place(python(), "0", "1")
+    await world.ready("crew/0")
+    await world.ready("crew/1")
+    agent = node.fleets.agents["crew/1"]
+    world.broker.stop()
+    agent.unwant("the test says so")
+    await world.until(lambda: "crew/1" not in node.fleets.agents, "it left")
+    await world.crash(node)
+    with (world.folder / "journal").open("ab") as file:  # as if the server had taken it out of the placement, too
+        file.write(line(Placed(Placement(spec=python(), names=["0"]))))
+    world.broker.start()
+    assert await world.status("crew/1") is not None
+    await world.place(python(), "0")
+    await world.node()
+    await world.gone("crew/1")
+    await world.until(lambda: not read(world.folder / "journal")[0].gone, "forgotten")
+    assert await world.status("crew/0") is not None
+
+
+async def test_an_agent_that_never_started_leaves_no_key(world: World) -> None:
+    node = await world.node(starts_max=0)
+    await world.place(python(), "0")
+    await world.agent("crew/0", lambda s: s.state is AgentState.PENDING, "told of")
+    await world.crash(node)
+    with (world.folder / "journal").open("ab") as file:
+        file.write(line(Placed(Placement(spec=python(), names=[]))))
+    await world.server.store("$KV.wanted.place.n1.crew", b"", headers={"KV-Operation": "DEL"})
+    await world.node()
+    await world.gone("crew/0")
 
 
 async def test_a_node_without_fabric_keeps_its_agents_alive(world: World) -> None:

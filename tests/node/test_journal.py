@@ -9,7 +9,21 @@ import pytest
 from paddock.model.errors import DataDirError, Unavailable
 from paddock.model.fleet import FleetSpec, Placement
 from paddock.node import journal as module
-from paddock.node.journal import Dropped, Held, Hold, Journal, Placed, Row, RowGone, RowSet, Table, Unplaced, line, read
+from paddock.node.journal import (
+    Dropped,
+    Forgotten,
+    Held,
+    Hold,
+    Journal,
+    Placed,
+    Row,
+    RowGone,
+    RowSet,
+    Table,
+    Unplaced,
+    line,
+    read,
+)
 from paddock.ports.runtime import Handle
 
 HANDLE = Handle(runtime="exec", pid=7, start_ticks=9, epoch=5)
@@ -48,6 +62,20 @@ async def test_everything_comes_back(tmp_path: Path) -> None:
     assert again.table.holds == {"a/0": {"T2": Hold("$JS.ACK.2", 2.0)}}
     assert again.table.epoch == 6
     await again.close()
+
+
+async def test_that_an_agent_is_gone_is_remembered_until_it_was_told_or_it_is_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for name in ("a/0", "a/1", "a/2"):
+        journal.note(RowSet(name, Row(epoch=5)))
+        journal.note(RowGone(name))
+    journal.note(Forgotten("a/0"))
+    journal.note(RowSet("a/1", Row(epoch=6)))
+    await journal.close()
+    assert list(read(tmp_path / "journal")[0].gone) == ["a/2"]
+    again = Journal(tmp_path / "journal")  # a snapshot now
+    await again.close()
+    assert list(read(tmp_path / "journal")[0].gone) == ["a/2"]
 
 
 async def test_the_holds_of_an_incarnation_end_with_it(tmp_path: Path) -> None:

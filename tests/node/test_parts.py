@@ -25,6 +25,7 @@ from paddock.node.publisher import Publisher
 from paddock.node.requests import attempt
 from paddock.runtimes import process
 from paddock.testing import loop as virtual
+from paddock.testing.broker import RealBroker
 from paddock.testing.clock import VirtualClock
 from paddock.testing.fabric import FakeBroker, FakeFabric
 
@@ -109,6 +110,17 @@ def test_a_fixed_port_is_given_to_one_agent_only() -> None:
     ports.remember("b/0", {"port": 18081})
     with pytest.raises(Unavailable):
         ports.give("a/1", ["web=18081"], {})
+
+
+def test_ports_that_are_taken_back_are_free_and_those_of_others_are_not_touched() -> None:
+    ports = Ports()
+    ports.give("a/0", ["web=18080"], {})
+    ports.give("a/1", ["web=18081", "admin=18082"], {})
+    ports.take_back("a/1")
+    ports.take_back("a/9")
+    assert ports.give("a/2", ["web=18081", "admin=18082"], {}) == {"web": 18081, "admin": 18082}
+    with pytest.raises(Unavailable, match="port 18080 is taken by a/0"):
+        ports.give("a/2", ["web=18080"], {})
 
 
 def test_ports_are_told_in_the_environment() -> None:
@@ -257,10 +269,13 @@ class Someone:
         return AgentStatus(id=self.id, fleet="a", state=AgentState.READY, tasks_done=self.told)
 
 
+FORGOTTEN: list[str] = []
+
+
 async def publish(broker: FakeBroker) -> tuple[Publisher, FakeFabric, asyncio.Task[None]]:
     fabric = broker.connect("node")
     await fabric.ensure(*subjects.STREAMS)
-    told = Publisher("n", fabric, HostClock(), boot="b")
+    told = Publisher("n", fabric, HostClock(), boot="b", forgotten=FORGOTTEN.append)
     return told, fabric, asyncio.create_task(told.run(), name="publisher")
 
 
@@ -272,8 +287,10 @@ async def test_many_changes_of_one_agent_are_one_write() -> None:
         told.counted(agent)
     await told.settled()
     assert agent.told == 1
-    told.gone(agent)
+    FORGOTTEN.clear()
+    told.gone(agent.id)
     await told.settled()
+    assert agent.id in FORGOTTEN
     last = await fabric.last(subjects.NOW, "$KV.now.agent.n.a.0")
     assert last is not None
     assert last.deleted
@@ -299,6 +316,22 @@ async def test_while_the_fabric_is_away_events_wait_and_the_oldest_are_dropped_a
     assert told.dropped == 5
     assert await fabric.last(subjects.NOW, "$KV.now.agent.n.a.0") is not None
     task.cancel()
+
+
+async def test_an_event_whose_acknowledgement_was_lost_is_stored_once(tmp_path: Path) -> None:
+    """Sent again after half a second and more: the fabric has to know its id for so long."""
+    broker = RealBroker(tmp_path)
+    await broker.start()
+    fabric = await broker.connect()
+    await fabric.ensure(*subjects.STREAMS)
+    config = (await fabric._api(f"STREAM.INFO.{subjects.EVENTS}")).config
+    assert config["duplicate_window"] >= 100 * publisher.RETRY_S * 1e9
+    told = [await fabric.store("event.a.b", b"{}", headers={"Nats-Msg-Id": "n-b-1"}) for _ in range(2)]
+    assert told[0] == told[1]
+    assert len(await fabric.read(subjects.EVENTS)) == 1
+    config = (await fabric._api(f"STREAM.INFO.{subjects.NOW}")).config
+    assert config["duplicate_window"] < 1e9, "buckets are written much and have no ids"
+    await broker.close()
 
 
 # --- small things

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from paddock.agent.clock import HostClock
+from paddock.agent.log import Log
+from paddock.agent.nodelink import NodeLink
 from paddock.model.agent import AgentState
-from paddock.node.socket import LINE_BYTES_MAX, PATH_BYTES_MAX, Tokens, socket_path
+from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, Tokens, socket_path
 
 from .conftest import LIMIT_S, World, script
 
@@ -95,9 +98,54 @@ async def test_garbage_closes_that_connection_only(world: World) -> None:
 async def test_a_line_without_end_is_refused(world: World) -> None:
     await mute_agent(world)
     async with Line(world) as line:
+        line.writer.write(b"x" * (HELLO_BYTES_MAX + 10))
+        told = await line.told()
+        assert told == {"op": "refused", "why": f"a line is longer than {HELLO_BYTES_MAX} bytes"}
+
+
+async def test_a_hello_may_name_thousands_of_tasks_and_no_line_after_it_may_be_so_long(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    holds = [{"task": f"T{number:060}", "ack": f"$JS.ACK.WORK_tool.p2.1.{number}.1.0.0"} for number in range(5000)]
+    async with Line(world) as line:
+        line.say(op="hello", agent=agent, epoch=epoch, token=token, pid=1, holds=holds, ready=True)
+        member = world.nodes[0].fleets.agents[agent]
+        await world.until(lambda: len(member.holds) == 5000, "all holds known")
         line.writer.write(b"x" * (LINE_BYTES_MAX + 10))
         told = await line.told()
         assert told == {"op": "refused", "why": f"a line is longer than {LINE_BYTES_MAX} bytes"}
+
+
+async def test_an_agent_that_holds_thousands_of_tasks_is_welcome_again(world: World) -> None:
+    """The agent's own end: its hello is longer than a socket's buffer."""
+    agent, epoch, token = await mute_agent(world)
+    node, clock = world.nodes[0], HostClock()
+    link = NodeLink(
+        agent=agent, epoch=epoch, path=node._socket.path, token=token, clock=clock, log=Log(agent, clock.now, str)
+    )
+    for number in range(5000):
+        link.hold(f"T{number:060}", f"$JS.ACK.WORK_tool.p2.1.{number}.1.0.0")
+    running = asyncio.create_task(link.run(NoOrders()), name="link")
+    member = node.fleets.agents[agent]
+    await world.until(lambda: len(member.holds) == 5000, "all holds known")
+    link.drop("T" + "0" * 60)
+    link.hold("one-more", "$JS.ACK.WORK_tool.p2.1.9.1.0.0")
+    await world.until(lambda: "one-more" in member.holds, "the line goes on")
+    assert len(member.holds) == 5000
+    running.cancel()
+    await asyncio.wait([running])
+
+
+class NoOrders:
+    """`paddock.agent.nodelink.Orders` of an agent that does what it likes."""
+
+    def drain(self) -> None:
+        """Goes on."""
+
+    def cancel(self, task_id: str) -> None:
+        """Goes on."""
+
+    def refused(self, why: str) -> None:
+        raise AssertionError(why)
 
 
 async def test_garbage_after_the_hello_leaves_the_agent_running(world: World) -> None:

@@ -36,7 +36,8 @@ def running(
 
 def event(seq: int, kind: str = "agent.ready", about: str = "critic/0", **fields: Any) -> StoredEvent:
     usual: dict[str, Any] = {"at": float(seq), "text": "It is."}
-    return StoredEvent(seq=seq, event=Event(kind=kind, about=about, **usual | fields))
+    created = fields.pop("created", "")
+    return StoredEvent(seq=seq, event=Event(kind=kind, about=about, **usual | fields), created=created)
 
 
 def agent(agent_id: str = "critic/0", state: AgentState = AgentState.READY, epoch: int = 1) -> AgentStatus:

@@ -68,3 +68,16 @@ def test_forgetting_looks_only_at_what_is_over(engine: sa.Engine) -> None:
 
 def test_counting_reads_an_index_only(engine: sa.Engine) -> None:
     assert "COVERING INDEX tasks_by_fleet_state" in plan(engine, queries.count_tasks())
+
+
+def test_pruning_and_looking_for_lost_tasks_walk_an_index(engine: sa.Engine) -> None:
+    for query, index in (
+        (queries.prune_events(5.0, 10), "events_by_age (at<?)"),
+        (queries.prune_agents(5.0, 10), "agents_seen (seen_at<?)"),
+        (queries.list_unfinished(state="queued", before=5.0, after=None, limit=10), "tasks_by_state (state=?"),
+        (queries.list_unfinished(state="queued", before=5.0, after=(1.0, "t"), limit=10), "tasks_by_state (state=?"),
+    ):
+        found = plan(engine, query)
+        assert index in found
+        assert "SCAN" not in found
+        assert "TEMP B-TREE" not in found

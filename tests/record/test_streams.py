@@ -99,6 +99,42 @@ def test_a_cursor_starts_at_zero_and_never_goes_back(record: Record) -> None:
     assert record.cursor("RESULTS") == 3
 
 
+def test_a_cursor_is_worth_nothing_for_another_stream_of_the_same_name(record: Record) -> None:
+    record.apply(Batch(cursors={"WORK": 90, "EVENTS": 7}, created={"WORK": "one"}))
+    assert (record.cursor("WORK", "one"), record.cursor("WORK", "two"), record.cursor("EVENTS")) == (90, 0, 7)
+
+    record.apply(Batch(cursors={"WORK": 3}, created={"WORK": "two"}))
+    record.apply(Batch(cursors={"WORK": 2}, created={"WORK": "two"}))
+
+    assert (record.cursor("WORK", "one"), record.cursor("WORK", "two")) == (0, 3)
+
+
+def test_events_of_a_stream_that_was_made_anew_come_after_those_of_the_old_one(record: Record) -> None:
+    record.apply(Batch(events=[event(seq, text=f"old {seq}", created="one") for seq in (1, 2, 3)]))
+    again = [event(seq, text=f"new {seq}", created="two") for seq in (1, 2)]
+    record.apply(Batch(events=again))
+    record.apply(Batch(events=again))
+
+    first = record.events(limit=3)
+    assert first.next is not None
+    texts = [stored.event.text for page in (first, record.events(after=first.next)) for stored in page.items]
+    assert texts == ["new 2", "new 1", "old 3", "old 2", "old 1"]
+    assert first.items[0] == again[1]
+
+
+def test_old_events_and_agents_that_went_long_ago_are_pruned_a_piece_at_a_time(record: SqlRecord) -> None:
+    record.apply(Batch(events=[event(seq, at=float(seq)) for seq in range(1, 8)]))
+    record.apply(Batch(agents=[agent("coder/0"), agent("coder/1"), agent("coder/2")], at=10.0))
+    record.apply(Batch(agents=[agent("coder/1", epoch=2)], at=95.0))
+
+    def prune() -> int:
+        return record.prune(100.0, events_kept_s=95.0, agents_kept_s=50.0, limit=3)
+
+    assert [prune(), prune(), prune()] == [5, 1, 0]
+    assert seqs(record) == [7, 6, 5]
+    assert [status.id for status in record.agents()] == ["coder/1"]
+
+
 def test_an_empty_batch_is_no_work(record: Record) -> None:
     record.apply(Batch())
 

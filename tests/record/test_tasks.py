@@ -14,6 +14,8 @@ from paddock.record import sql
 
 from .facts import result, running, task
 
+WEEK_S = 604_800.0
+
 
 def ids(record: Record, **filters: Any) -> list[str]:
     return [view.id for view in record.tasks(**filters).items]
@@ -243,3 +245,26 @@ def test_every_view_survives_its_way_through_json(record: Record) -> None:
 
     for view in record.tasks().items:
         assert msgspec.json.decode(msgspec.json.encode(view), type=type(view)) == view
+
+
+def test_for_whom_and_how_long_comes_from_the_task_and_from_its_result_alike(record: Record) -> None:
+    record.apply(Batch(queued=[task("a", agent="1", kept_s=5.0), task("b")], results=[result("c", to_agent="0")]))
+    record.apply(Batch(results=[result("a", to_agent="1", kept_s=5.0)], running=[running("d")]))
+
+    told = {view.id: (view.to_agent, view.kept_s) for view in record.tasks().items}
+    assert told == {"a": ("critic/1", 5.0), "b": ("", WEEK_S), "c": ("critic/0", 60.0), "d": ("", WEEK_S)}
+
+
+def test_unfinished_tasks_are_given_oldest_first_page_by_page(record: Record) -> None:
+    record.apply(Batch(queued=[task(f"t{i}", submitted_at=float(i)) for i in (5, 1, 3, 2, 4)]))
+    record.apply(Batch(running=[running("t2", at=6.0)], results=[result("t3", submitted_at=3.0)]))
+
+    first = record.unfinished("queued", 5.0, limit=1)
+    assert first.next is not None
+    second = record.unfinished("queued", 5.0, after=first.next)
+
+    assert [view.id for page in (first, second) for view in page.items] == ["t1", "t4"]
+    assert second.next is None
+    assert [view.id for view in record.unfinished("running", 5.0).items] == ["t2"]
+    with pytest.raises(Refused, match="is not one that this list gave out"):
+        record.tasks(after=first.next)

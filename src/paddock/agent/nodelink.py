@@ -88,9 +88,12 @@ class NodeLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.setblocking(False)
             await loop.sock_connect(line, self._path)
+            told, ready = dict(self._holds), self._ready
+            # A hello may be longer than the socket's buffer; what is noted while it goes out follows after it.
+            await loop.sock_sendall(line, msgspec.json.encode(self._hello()) + b"\n")
             self._socket = line
             try:
-                self._send(self._hello())
+                self._catch_up(told, ready)
                 self.beat()
                 await self._read(line, orders)
             finally:
@@ -106,6 +109,15 @@ class NodeLink:
             for text in lines:
                 if text.strip():
                     self._obey(msgspec.json.decode(text, type=Line), orders)
+
+    def _catch_up(self, told: dict[str, str], ready: bool) -> None:
+        for task in told.keys() - self._holds.keys():
+            self._send({"op": "drop", "task": task})
+        for task, ack in self._holds.items():
+            if told.get(task) != ack:
+                self._send({"op": "hold", "task": task, "ack": ack})
+        if self._ready and not ready:
+            self._send({"op": "ready"})
 
     def _hello(self) -> dict[str, Any]:
         return {

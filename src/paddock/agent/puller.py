@@ -1,27 +1,27 @@
 """Fetching work: only as much as can start now, by priority, without polling.
 
 looking ──something──> taken ──slots left──> looking
-   └──all lanes empty──> waiting on all lanes at once ──first wins──> taken
-                              └──own lane has work · drain──> looking · ended
+   └──all lanes empty──> waiting in all lanes at once ──something──> taken, and on waiting while slots are free
+                              └──no slot free · own lane has work · drain──> looking · ended
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from paddock.agent.context import Context
 from paddock.agent.owner import Owner
-from paddock.agent.worker import Worker, put_back
+from paddock.agent.worker import Worker
 from paddock.decide.lanes import lane_order
 from paddock.fabric import subjects
 from paddock.model.errors import NotFound, PaddockError, Unavailable
-from paddock.ports.fabric import Delivery, Message
+from paddock.ports.fabric import Delivery, Message, Standing
 
 EMPTY_S = 0.02
 """A lane that answered empty is not asked again this long."""
-WAIT_S = 300.0
+CREDIT_MAX = 64
+"""How many messages one wait may bring before it is renewed."""
 OWN_LANE_INACTIVE_S = 300.0
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 5.0
 
@@ -43,6 +43,10 @@ class Puller:
         self._stopping = False
         self._poked = asyncio.Event()
         self._freed = asyncio.Event()
+        self._standing: Standing | None = None
+        self._credits: dict[str, int] = {}
+        self._brought = False
+        self._failure: PaddockError | None = None
 
     def stop(self) -> None:
         """Take no more work; `run` returns soon."""
@@ -98,41 +102,51 @@ class Puller:
         return False
 
     async def _wait(self) -> None:
-        """Wait on all lanes; the first wins, the others are cancelled. A lane that brought something too, because it
-        was already on its way, is taken too: the worker keeps it for the next free slot."""
+        """Wait in all lanes at once, for as long as there are free slots; what comes is started at once."""
         lanes = [lane for name in subjects.LANES for lane in self._lanes(name)]
-        pulls = [self._start(f"pull-{lane}", self._pull(lane, 1, WAIT_S)) for lane in lanes]
-        poked = self._start("poked", self._poked.wait())
+        credit = min(self._worker.free, CREDIT_MAX)
+        self._credits = dict.fromkeys(lanes, credit)
+        self._brought, self._failure = False, None
+        self._standing = self._context.fabric.stand(self._stream, self._credits, self._arrived, self._wait_over)
         try:
-            await asyncio.wait((*pulls, poked), return_when=asyncio.FIRST_COMPLETED)
+            await self._poked.wait()
         finally:
-            for task in (*pulls, poked):
-                task.cancel()
-            ended = await asyncio.gather(*pulls, poked, return_exceptions=True)
-            for found in ended[:-1]:
-                if isinstance(found, list):
-                    self._take(found)
-        if self._own and not any(isinstance(found, list) and found for found in ended):
+            self._standing.close()
+            self._standing = None
+        if self._own and not self._brought:
             await self._close_own_lanes()
-        for error in ended:
-            if isinstance(error, Exception):
-                raise error
+        if self._failure is not None:
+            self._own.clear()  # the lane that is missing may be one of the own, which go by themselves
+            raise self._failure
 
-    def _start(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return self._owner.start(name, work, told=False)
+    def _arrived(self, delivery: Delivery) -> None:
+        self._brought = True
+        self._take([delivery])
+        lane = delivery.consumer
+        self._credits[lane] = self._credits.get(lane, 1) - 1
+        if self._worker.free <= 0:
+            self._poked.set()
+        elif self._credits[lane] <= 0 and self._standing is not None:
+            self._credits[lane] = min(self._worker.free, CREDIT_MAX)
+            self._standing.renew(lane, self._credits[lane])
+
+    def _wait_over(self, failure: PaddockError | None) -> None:
+        self._failure = failure
+        self._poked.set()
 
     def _take(self, found: Sequence[Delivery]) -> None:
         if found:
             self._turn += 1
         for delivery in found:
-            if self._stopping:
-                put_back(self._context, delivery)
+            if self._stopping or self._worker.free <= 0:
+                subject = delivery.subject
+                self._owner.start(f"put back {subject}", self._context.fabric.put_back(delivery), told=False)
             else:
                 self._worker.take(delivery)
 
-    async def _pull(self, lane: str, batch: int, wait_s: float = 0.0) -> list[Delivery]:
+    async def _pull(self, lane: str, batch: int) -> list[Delivery]:
         try:
-            return list(await self._context.fabric.pull(self._stream, lane, batch=batch, wait_s=wait_s))
+            return list(await self._context.fabric.pull(self._stream, lane, batch=batch))
         except NotFound:
             if lane not in subjects.LANES:  # an own lane that nobody pulled from for too long
                 self._own.discard(lane.rpartition("-")[2])

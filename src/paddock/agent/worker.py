@@ -28,8 +28,6 @@ RUNNING_NOTE_S = 0.05
 """Shorter tasks are not announced as running: their result comes before anybody could look."""
 STORE_RETRY_S_MIN, STORE_RETRY_S_MAX = 0.1, 5.0
 UNSTORABLE_DELAY_S = 5.0
-EARLY_S_MAX = 2.0
-"""How long a hand-out may wait here for a slot before another agent gets its chance."""
 
 
 class Held:
@@ -52,11 +50,6 @@ class Worker:
         self._slots = slots
         self._held: dict[str, Held] = {}
         self._busy = 0
-        self._early: dict[str, Delivery] = {}
-        """Hand-outs beyond the slots, by ack subject: two lanes can answer at the same moment. Putting them back at
-        once would count as an attempt, so they wait a little for a slot."""
-        self._unwanted: set[str] = set()
-        """Ids of early tasks that were cancelled before they started."""
         self.done = self.failed = 0
         self.changed: Callable[[], None] = lambda: None
         """Called when a slot became free or a task was settled."""
@@ -67,56 +60,30 @@ class Worker:
 
     @property
     def unsettled(self) -> int:
-        return len(self._early) + sum(not held.settled for held in self._held.values())
+        return sum(not held.settled for held in self._held.values())
 
     def take(self, delivery: Delivery) -> None:
-        """Start on a hand-out, or keep it for the next free slot."""
-        if self.free > 0:
-            self._busy += 1
-            self._start(delivery)
-            return
-        self._early[delivery.ack] = delivery
-        self._link.hold(_task_id(delivery), delivery.ack)
-        asyncio.get_running_loop().call_later(EARLY_S_MAX, self._too_early, delivery.ack)
-
-    def _start(self, delivery: Delivery) -> None:
-        self._owner.start(f"task-{_task_id(delivery)}", self._serve(delivery))
-
-    def _too_early(self, ack: str) -> None:
-        """No slot became free for it: others may have one. A task that may not run twice stays: the next agent could
-        not tell this from a death."""
-        delivery = self._early.get(ack)
-        if delivery is not None and self._decode(delivery).repeatable:
-            self._return_early(delivery)
-
-    def _return_early(self, delivery: Delivery) -> None:
-        del self._early[delivery.ack]
-        put_back(self._context, delivery)
-        self._link.drop(_task_id(delivery))
-        self.changed()
+        """Start on a hand-out; the caller saw a free slot."""
+        self._busy += 1
+        self._owner.start(f"task-{delivery.subject.rpartition('.')[2]}", self._serve(delivery))
 
     def still_working(self) -> None:
         """Tell the fabric that the held tasks are alive, so that it does not hand them out again."""
         for held in self._held.values():
             if not held.settled:
                 self._context.fabric.publish(held.delivery.ack, b"+WPI")
-        for ack in self._early:
-            self._context.fabric.publish(ack, b"+WPI")
 
     def cancel(self, task_id: str) -> None:
         for held in self._held.values():
             if held.task.id == task_id:
                 held.cancelled = True
                 self._stop(held)
-        self._unwanted |= {task_id for delivery in self._early.values() if _task_id(delivery) == task_id}
 
     def put_back_all(self) -> None:
         """The agent stops now: what it still runs is cancelled and goes back to the queue."""
         for held in self._held.values():
             held.put_back = True
             self._stop(held)
-        for delivery in list(self._early.values()):
-            self._return_early(delivery)
 
     def _stop(self, held: Held) -> None:
         if held.call is not None:
@@ -125,8 +92,6 @@ class Worker:
     async def _serve(self, delivery: Delivery) -> None:
         held = Held(delivery, self._decode(delivery), self._context.clock.now())
         self._held[delivery.ack] = held
-        held.cancelled = held.task.id in self._unwanted
-        self._unwanted.discard(held.task.id)
         try:
             self._link.hold(held.task.id, delivery.ack)
             try:
@@ -142,10 +107,7 @@ class Worker:
                 await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot
         finally:
             del self._held[delivery.ack]
-            if self._early:
-                self._start(self._early.pop(min(self._early, key=lambda ack: self._early[ack].subject.split(".")[-2])))
-            else:
-                self._busy -= 1
+            self._busy -= 1
             self.changed()
 
     def _decode(self, delivery: Delivery) -> Task:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -98,7 +100,7 @@ def node_columns() -> dict[str, Any]:
         "pid": lambda n: n.get("pid"),
         "agents": lambda n: n.get("agents", 0),
         "cpus": lambda n: n.get("cpus"),
-        "memory": lambda n: f"{n.get('memory_bytes', 0) / 2**30:.1f} GiB",
+        "memory": lambda n: show.size(n.get("memory_bytes", 0)),
         "seen": lambda n: f"{show.duration(now - n['seen_at'])} ago" if n.get("seen_at") else "-",
     }
 
@@ -130,7 +132,7 @@ def _event(item: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else item
 
 
-def _counts(states: dict[str, int] | None) -> str:
+def _counts(states: Mapping[str, int] | None) -> str:
     return ", ".join(f"{count} {state}" for state, count in (states or {}).items() if count)
 
 
@@ -189,4 +191,24 @@ def status(context: typer.Context, output: show.Output = show.Form.TABLE) -> Non
         told = api.get("/status")
     if not isinstance(told, dict):
         raise Refused("the server's /status is not of Paddock: check --url")
-    show.facts(told, output)
+    show.facts(told if output is not show.Form.TABLE else _totals(told), output)
+
+
+def _totals(told: dict[str, Any]) -> dict[str, Any]:
+    """The totals, one line for each thing; a field that this version does not know stays as it is."""
+    lines = dict(told)
+    if "uptime_s" in told:
+        lines["up"] = show.duration(lines.pop("uptime_s"))
+    for name in ("agents", "queued"):
+        if isinstance(told.get(name), dict):
+            lines[name] = _counts(told[name]) or "none"
+    if isinstance(told.get("tasks"), dict):
+        by_state: Counter[str] = Counter()
+        for states in told["tasks"].values():
+            by_state.update(states)
+        lines["tasks"] = _counts(by_state) or "none"
+    if isinstance(told.get("nodes"), list) and not told["nodes"]:
+        lines["nodes"] = "none is heard of"
+    first = ("version", "up", "nodes", "fleets", "agents", "tasks", "queued")
+    order = [*(name for name in first if name in lines), *(name for name in lines if name not in first)]
+    return {name.replace("_", " "): lines[name] for name in order}

@@ -33,6 +33,10 @@ COLOURS = {
 }
 
 
+EXACT = frozenset(("args", "result", "config", "env", "data", "command"))
+"""What authors of agents gave or returned; shown as it is."""
+
+
 class Form(StrEnum):
     TABLE = "table"
     JSON = "json"
@@ -79,19 +83,19 @@ def rows(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], form
 
 
 def table(items: Iterable[Any], columns: Mapping[str, Callable[[Any], Any]]) -> Table:
-    """Numbers stand right; an id is never cut, other words may be."""
+    """Numbers stand right. When it is narrow the last column gives way and goes over several lines; nothing is cut."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     cells = [[column(item) for column in columns.values()] for item in items]
-    last = len(columns) - 1  # when it is narrow, the first and the last give way
+    last = len(columns) - 1
     for index, name in enumerate(columns):
         numeric = any(isinstance(line[index], int | float) for line in cells)
         result.add_column(
             name,
             justify="right" if numeric else "left",
-            no_wrap=True,
-            overflow="fold" if index == 0 else "ellipsis",
-            min_width=min(24, max(len(name), *(len(_text(line[index])) for line in cells), 0))
-            if 0 < index < last
+            no_wrap=index < last,
+            overflow="fold" if index in (0, last) else "ellipsis",
+            min_width=min(36 if index == 0 else 24, max(len(name), *(len(_text(line[index])) for line in cells), 0))
+            if index < last
             else None,
         )
     for line in cells:
@@ -110,7 +114,8 @@ def _cell(value: Any) -> str:
 
 
 def facts(value: Mapping[str, Any], form: Form) -> None:
-    """Print one thing: name and value a line, nested values as YAML below."""
+    """Print one thing: name and value a line, nested values as YAML below without what is empty. Times, durations and
+    sizes are written for people."""
     if form is not Form.TABLE:
         dump(value, form)
         return
@@ -119,6 +124,7 @@ def facts(value: Mapping[str, Any], form: Form) -> None:
     out = console()
     width = max((len(key) for key in value), default=0)
     for key, item in value.items():
+        item = for_people(key, item)
         if isinstance(item, dict | list) and item:
             text = yaml.safe_dump(item, sort_keys=False, allow_unicode=True).rstrip()
             block = "\n".join(f"    {line}" for line in text.splitlines())
@@ -126,6 +132,32 @@ def facts(value: Mapping[str, Any], form: Form) -> None:
         else:
             shown = "-" if item in (None, "", [], {}) else item
             out.print(f"[bold]{escape(key.ljust(width))}[/]  {_cell(shown)}", soft_wrap=True)
+
+
+def for_people(key: str, value: Any) -> Any:
+    """`value` as it is read: what its name says it is (`…_at`, `…_s`, `…_bytes`), and of nested ones what is there."""
+    if key in EXACT:
+        return value
+    if isinstance(value, dict):
+        told = {name: for_people(str(name), item) for name, item in value.items()}
+        return {name: item for name, item in told.items() if item not in (None, "", [], {})}
+    if isinstance(value, list):
+        plain = all(isinstance(item, str | int | float) for item in value)
+        return ", ".join(map(str, value)) if plain else [for_people("", item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if key.endswith("_at") or key in ("at", "not_before", "kept_until"):
+        return moment(value)
+    if key.endswith("_s") and value >= 60:
+        return duration(value)
+    if key.endswith("_bytes") and value >= 2**20:
+        return size(value)
+    return value
+
+
+def size(count_bytes: float) -> str:
+    """`312.0 MiB`, `23.5 GiB`."""
+    return f"{count_bytes / 2**30:.1f} GiB" if count_bytes >= 2**30 else f"{count_bytes / 2**20:.1f} MiB"
 
 
 def duration(seconds: float | None) -> str:

@@ -82,7 +82,7 @@ def bring(api: Api, sources: Sources, wait_s: float, stopped: Callable[[], bool]
 def _address(data: DataDir) -> str:
     running = data.running("server")
     url = running.url if running else "an unknown address"
-    return f"Paddock is up at {url} (API documentation: {url}/docs)"
+    return f"Paddock is up at {url} (API documentation: /docs)"
 
 
 async def _foreground(

@@ -128,7 +128,8 @@ class Apply:
         return known is None or known.spec.version != spec.version
 
     def _with_known_methods(self, spec: FleetSpec) -> FleetSpec:
-        if spec.methods is None and not self._is_new(spec):
+        """What a check found out before. What nobody can find out is what the manifest says now, or unknown."""
+        if spec.methods is None and spec.runtime == "python" and not self._is_new(spec):
             return msgspec.structs.replace(spec, methods=self._mirror.fleets[spec.name].spec.methods)
         return spec
 

@@ -8,6 +8,7 @@ Level-triggered: a wake names a fleet, never what to do; every pass reads the mi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -60,6 +61,8 @@ class Fleets:
         self._clearing: dict[str, float] = {}
         """deleted fleet → since when its agents are waited for."""
         self._nodes: dict[str, NodeStatus] = {}
+        self._load: Counter[str] = Counter()
+        """node → agents of all fleets placed on it, as this pass knows it."""
         mirror.on_fleet.append(self.touch)
         mirror.on_nodes.append(self._wake.set)
 
@@ -83,6 +86,8 @@ class Fleets:
         self._nodes = nodes
         todo = self._dirty | set(self._waiting) | set(self._clearing)
         self._dirty = set()
+        if todo:
+            self._load = self._mirror.load()
         for fleet in sorted(todo):
             try:
                 if fleet in self._mirror.fleets:
@@ -116,7 +121,7 @@ class Fleets:
         if not self._nodes:
             return  # nobody could run it; what is placed stays, for a node that comes back
         current = {node: list(placement.names) for node, placement in placed.items() if node in self._nodes}
-        target = place(spec.names(), list(self._nodes.values()), current)
+        target = place(spec.names(), list(self._nodes.values()), current, load=self._load)
         for node in sorted(self._nodes):
             wanted = Placement(spec=spec, names=list(target.get(node, [])))
             there = placed.get(node)
@@ -124,6 +129,8 @@ class Fleets:
                 continue
             if there != wanted:
                 await self._place(node, spec.name, msgspec.json.encode(wanted))
+                # Told by the nodes only once these agents run: the next fleet of this pass must know it now.
+                self._load[node] += len(wanted.names) - (len(there.names) if there is not None else 0)
         for node in [node for node in placed if node not in self._nodes]:
             await self._unplace(node, spec.name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from paddock.control.archive import Archive
 from paddock.control.mirror import Mirror
 from paddock.control.owner import Owner, each
+from paddock.control.pending import Place
 from paddock.control.recorder import Progress, Recorder
 from paddock.fabric import subjects
 from paddock.model.agent import Event
@@ -22,8 +23,10 @@ from paddock.ports.fabric import Fabric, Message, Stored, Subscription
 log = structlog.get_logger(__name__)
 
 RETRY_S = 0.5
+IDENTITY_S = 5.0
+"""How often a tail that has caught up looks whether its stream is still the same one, not one made anew."""
 
-Take = Callable[[str, Stored], Awaitable[None]]
+Take = Callable[[Place, Stored], Awaitable[None]]
 
 
 class RunningNote(msgspec.Struct, frozen=True):
@@ -46,6 +49,15 @@ class Hold(msgspec.Struct, frozen=True):
 
 class Holds(msgspec.Struct, frozen=True):
     holds: Sequence[Hold] = ()
+
+
+class _Read:
+    """How far a stream has been read, and which one of its name."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream, self.seq = stream, 0
+        self.created: str | None = None
+        """None: not looked up yet."""
 
 
 class Intake:
@@ -97,18 +109,16 @@ class Intake:
         return owner.loop(f"tail-{stream}", self._tail(stream, take))
 
     async def _tail(self, stream: str, take: Take) -> None:
-        after = await self._cursor(stream)
+        read = _Read(stream)
         while True:
             try:
-                if (await self._fabric.depth(stream)).last_seq < after:
-                    after = 0  # it was deleted and made anew
-                async for batch in self._fabric.tail(stream, after_seq=after):
-                    for stored in batch:
-                        await self._recorder.room()
-                        await take(stream, stored)
-                        after = stored.seq
-                    if not batch:
-                        self._recorder.behind.discard(stream)
+                depth = await self._fabric.depth(stream)
+                if depth.created != read.created:
+                    # At the start; or it was deleted and made anew, and how far the old one was read says nothing.
+                    read.seq, read.created = await self._cursor(stream, depth.created), depth.created
+                if depth.last_seq < read.seq:
+                    read.seq = 0  # it lost its end: what comes next has sequences that were used before
+                await self._read_on(read, take)
             except NotFound:
                 # Not made yet, deleted, or the fabric has just come back: which it is, its depth says then.
                 self._recorder.behind.discard(stream)
@@ -116,45 +126,66 @@ class Intake:
                 log.warning("tail interrupted", stream=stream, error=error.message)
             await self._clock.sleep(RETRY_S)
 
-    async def _cursor(self, stream: str) -> int:
+    async def _read_on(self, read: _Read, take: Take) -> None:
+        """Take all that comes next; return once the stream is found to be another one of the same name."""
+        looked_at = self._clock.monotonic()
+        tail = self._fabric.tail(read.stream, after_seq=read.seq)
+        try:
+            async for batch in tail:
+                for stored in batch:
+                    await self._recorder.room()
+                    await take(Place(read.stream, stored.seq, read.created or ""), stored)
+                    read.seq = stored.seq
+                if batch:
+                    continue
+                self._recorder.behind.discard(read.stream)
+                if self._clock.monotonic() - looked_at >= IDENTITY_S:
+                    looked_at = self._clock.monotonic()
+                    if (await self._fabric.depth(read.stream)).created != read.created:
+                        return
+        finally:
+            if isinstance(tail, AsyncGenerator):
+                await tail.aclose()
+
+    async def _cursor(self, stream: str, created: str) -> int:
         while True:
             try:
-                return await self._archive.read(lambda: self._archive.record.cursor(stream))
+                return await self._archive.read(lambda: self._archive.record.cursor(stream, created))
             except Unavailable as error:
                 self._recorder.problem = error.message
                 await self._clock.sleep(RETRY_S)
 
     # -- one stored message ----------------------------------------------------------------------------------------
 
-    async def _take_task(self, stream: str, stored: Stored) -> None:
+    async def _take_task(self, place: Place, stored: Stored) -> None:
         fleet, task_id = _fleet_and_id(stored.subject)
         try:
             task = msgspec.json.decode(stored.data, type=Task)
         except msgspec.MsgspecError as error:
             if task_id != "closed":  # see `fleets.Fleets._close`
                 log.error("unreadable task", subject=stored.subject, error=str(error))
-            self._recorder.passed(stream, stored.seq)
+            self._recorder.passed(place)
             return
         # The subject is what the fabric enforces; what the body says of itself does not count.
         task = msgspec.structs.replace(task, id=task_id, fleet=fleet, submitted_at=task.submitted_at or stored.at)
-        self._recorder.queued(task, stream=stream, seq=stored.seq)
+        self._recorder.queued(task, place)
 
-    async def _take_result(self, stream: str, stored: Stored) -> None:
+    async def _take_result(self, place: Place, stored: Stored) -> None:
         fleet, task_id = _fleet_and_id(stored.subject)
         result = read_result(stored)
         if result.state is TaskState.CANCELLED:
             # Who cancelled may have died between the result and this.
             await sweep(self._fabric, fleet, task_id)
-        self._recorder.ended(result, stream=stream, seq=stored.seq)
+        self._recorder.ended(result, place)
 
-    async def _take_event(self, stream: str, stored: Stored) -> None:
+    async def _take_event(self, place: Place, stored: Stored) -> None:
         try:
             event = msgspec.json.decode(stored.data, type=Event)
         except msgspec.MsgspecError as error:
             log.error("unreadable event", subject=stored.subject, error=str(error))
-            self._recorder.passed(stream, stored.seq)
+            self._recorder.passed(place)
             return
-        self._recorder.happened(event, stream=stream, seq=stored.seq)
+        self._recorder.happened(event, place)
 
     # -- notes -----------------------------------------------------------------------------------------------------
 

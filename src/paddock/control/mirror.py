@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -76,7 +76,8 @@ class Mirror:
         self.on_agent: list[Callable[[AgentStatus], None]] = []
         self._copies: dict[str, dict[str, AgentStatus]] = {}
         self._heard: dict[str, float] = {}
-        self._sorted: list[tuple[Any, str]] | None = None
+        self._order: list[tuple[tuple[str, int, str], str]] = []
+        """(sort key, id) of all agents, kept in order as they come and go."""
         self._wanted_seq = 0
         self._moved = asyncio.Event()
         self._caught_up: set[str] = set()
@@ -123,21 +124,27 @@ class Mirror:
         young = benefit_of_doubt and self._clock.monotonic() - self._started_at < NODE_LIVE_S
         return [node for name, node in self.nodes.items() if young or self._is_live(name)]
 
+    def load(self) -> Counter[str]:
+        """node → agents of all fleets that are placed on it."""
+        load: Counter[str] = Counter()
+        for placed in self.placements.values():
+            for node, placement in placed.items():
+                load[node] += len(placement.names)
+        return load
+
     def _is_live(self, node: str) -> bool:
         return node in self._heard and self._clock.monotonic() - self._heard[node] < NODE_LIVE_S
 
-    def ordered(self) -> Sequence[tuple[Any, str]]:
-        """(sort key, id) of all agents: by fleet, numbers in their order."""
-        if self._sorted is None:
-            self._sorted = sorted((agent_order(name), name) for name in self.agents)
-        return self._sorted
-
-    def agents_after(self, after: str) -> Iterator[AgentStatus]:
-        """Agents in order, behind the id `after`, which need not exist any more."""
-        ordered = self.ordered()
-        start = bisect.bisect_right(ordered, (agent_order(after), after)) if after else 0
-        for index in range(start, len(ordered)):
-            yield self.agents[ordered[index][1]]
+    def agents_after(self, after: str, *, fleet: str = "") -> Iterator[AgentStatus]:
+        """Agents in order, numbers by their value, behind the id `after`, which need not exist any more."""
+        start = bisect.bisect_right(self._order, (agent_order(after), after)) if after else 0
+        if fleet:
+            start = max(start, bisect.bisect_left(self._order, (agent_order(f"{fleet}/"), "")))
+        for index in range(start, len(self._order)):
+            status = self.agents[self._order[index][1]]
+            if fleet and status.fleet != fleet:
+                return
+            yield status
 
     # -- intake ----------------------------------------------------------------------------------------------------
 
@@ -256,8 +263,10 @@ class Mirror:
         if old is not None:
             counts[old.state] -= 1
             self.by_state[old.state].pop(agent, None)
-        if (old is None) != (status is None):
-            self._sorted = None
+        if old is None and status is not None:
+            bisect.insort(self._order, (agent_order(agent), agent))
+        elif old is not None and status is None:
+            del self._order[bisect.bisect_left(self._order, (agent_order(agent), agent))]
         if status is None:
             members.pop(agent, None)
             if not members:

@@ -18,12 +18,22 @@ ROWS_MAX = 10_000
 Running = tuple[str, str, str, int, float]
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One thing to write; `stream` and `seq` say how far that stream has been read with it."""
+class Place(msgspec.Struct, frozen=True):
+    """A message of a stream; `created` tells apart streams of one name."""
 
-    what: Task | TaskResult | StoredEvent | Running | None
     stream: str = ""
     seq: int = 0
+    created: str = ""
+
+
+NOWHERE = Place()
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One thing to write; `place` says how far its stream has been read with it."""
+
+    what: Task | TaskResult | StoredEvent | Running | None
+    place: Place = NOWHERE
 
 
 class Pending:
@@ -105,14 +115,14 @@ def started(view: TaskView, agent: str, attempt: int, started_at: float) -> Task
 
 
 def batch_of(rows: list[Row], agents: list[AgentStatus]) -> Batch:
-    cursors: dict[str, int] = {}
+    places: dict[str, Place] = {}
     queued: list[Task] = []
     results: list[TaskResult] = []
     events: list[StoredEvent] = []
     running: list[Running] = []
     for row in rows:
-        if row.stream:
-            cursors[row.stream] = row.seq
+        if row.place.stream:
+            places[row.place.stream] = row.place
         if isinstance(row.what, Task):
             queued.append(row.what)
         elif isinstance(row.what, TaskResult):
@@ -121,7 +131,15 @@ def batch_of(rows: list[Row], agents: list[AgentStatus]) -> Batch:
             events.append(row.what)
         elif row.what is not None:
             running.append(row.what)
-    return Batch(queued=queued, running=running, results=results, agents=agents, events=events, cursors=cursors)
+    return Batch(
+        queued=queued,
+        running=running,
+        results=results,
+        agents=agents,
+        events=events,
+        cursors={stream: place.seq for stream, place in places.items()},
+        created={stream: place.created for stream, place in places.items()},
+    )
 
 
 def _task_id(what: Task | TaskResult | StoredEvent | Running | None) -> str | None:

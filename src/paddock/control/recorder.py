@@ -17,7 +17,7 @@ from paddock.control import views
 from paddock.control.archive import Archive
 from paddock.control.changes import Changes
 from paddock.control.owner import Wake, within
-from paddock.control.pending import Pending, Row, Running, started
+from paddock.control.pending import NOWHERE, Pending, Place, Row, Running, started
 from paddock.control.rate import Rate
 from paddock.control.waiters import Waiters
 from paddock.model.agent import AgentStatus, Event
@@ -77,31 +77,31 @@ class Recorder:
         """Wait until there is room for more rows."""
         await self._room.wait()
 
-    def queued(self, task: Task, *, stream: str = "", seq: int = 0) -> TaskView:
-        """A task was accepted. Without a stream: told by who accepted it, the stream will tell it again."""
-        if not stream and self._pending.full:
+    def queued(self, task: Task, place: Place = NOWHERE) -> TaskView:
+        """A task was accepted. Without a place: told by who accepted it, the stream will tell it again."""
+        if place is NOWHERE and self._pending.full:
             return views.of_task(task)  # the tail will bring it once there is room
-        return self._add(Row(task, stream, seq)) or views.of_task(task)
+        return self._add(Row(task, place)) or views.of_task(task)
 
     def running(self, note: Running) -> None:
         if not self._pending.full:
             self._add(Row(note))
 
-    def ended(self, result: TaskResult, *, stream: str = "", seq: int = 0) -> TaskView:
-        view = self._add(Row(result, stream, seq)) or views.of_result(result)
+    def ended(self, result: TaskResult, place: Place = NOWHERE) -> TaskView:
+        view = self._add(Row(result, place)) or views.of_result(result)
         self._progress.pop(result.id, None)
         now = self._clock.monotonic()
         self._rates.setdefault(result.fleet, Rate(now)).add(now)
         self.waiters.resolve(view)
         return view
 
-    def happened(self, event: Event, *, stream: str, seq: int) -> None:
-        self._add(Row(StoredEvent(seq, event), stream, seq))
+    def happened(self, event: Event, place: Place) -> None:
+        self._add(Row(StoredEvent(place.seq, event, place.created), place))
         self._changes.publish("event", event)
 
-    def passed(self, stream: str, seq: int) -> None:
-        """Something was read that needs no row; `seq` 0: the stream is a new one."""
-        self._add(Row(None, stream, seq))
+    def passed(self, place: Place) -> None:
+        """Something was read that needs no row."""
+        self._add(Row(None, place))
 
     def agent(self, status: AgentStatus) -> None:
         self._pending.add_agent(status)
@@ -226,6 +226,7 @@ class Recorder:
         return True
 
     async def _write(self, batch: Batch) -> None:
+        batch = msgspec.structs.replace(batch, at=self._clock.now())
         await self._archive.write(lambda: self._archive.record.apply(batch))
 
     async def drain(self) -> None:

@@ -22,6 +22,7 @@ from paddock.control.fleets import Fleets
 from paddock.control.intake import Intake
 from paddock.control.janitor import Janitor
 from paddock.control.later import Later
+from paddock.control.lost import Lost
 from paddock.control.mirror import Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, each, within
@@ -68,7 +69,8 @@ class ControlServer:
         door = Door(self._mirror, self._choose)
         self._tasks = Tasks(Parts(fabric, clock, self._mirror, self._recorder, self._later, door))
         self._crons = Crons(fabric, clock, self._mirror, self._recorder)
-        self._janitor = Janitor(self._archive, clock)
+        lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
+        self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
         self._owner: Owner | None = None
 
@@ -139,8 +141,8 @@ class ControlServer:
         _check_state(state, AgentState)
         limit = _check_limit(limit)
         found: list[AgentStatus] = []
-        for status in self._mirror.agents_after(after):
-            if (fleet and status.fleet != fleet) or (state and status.state != state):
+        for status in self._mirror.agents_after(after, fleet=fleet):
+            if state and status.state != state:
                 continue
             if len(found) == limit:
                 return Page(found, found[-1].id)

@@ -237,23 +237,21 @@ class Tasks:
             submitted_by=view.submitted_by,
             started_at=view.started_at or 0.0,
             finished_at=self._clock.now(),
-            kept_s=(task or Task(id=view.id, fleet=view.fleet, method=view.method)).kept_s,
-            to_agent=task.agent if task is not None else "",
+            kept_s=task.kept_s if task is not None else view.kept_s,
+            to_agent=task.agent if task is not None else view.to_agent.partition("/")[2],
         )
 
     async def replay(self, task_id: str, *, by: str = "") -> TaskView:
         view = await self.task(task_id)
         if view.state not in (TaskState.DEAD, TaskState.FAILED, TaskState.CANCELLED):
             raise Refused(f"task {task_id} is {view.state}; only dead, failed and cancelled tasks can be replayed")
-        stored = await self._fabric.last(subjects.RESULTS, subjects.result(view.fleet, task_id))
-        result = read_result(stored) if stored is not None else None
-        to_agent = f"{view.fleet}/{result.to_agent}" if result is not None and result.to_agent else ""
         request = TaskRequest(
             method=view.method,
-            fleet="" if to_agent else view.fleet,
-            agent=to_agent,
+            fleet="" if view.to_agent else view.fleet,
+            agent=view.to_agent,
             args=view.args,
             priority=view.priority,
+            kept_s=view.kept_s,
         )
         return await self.submit(request, by=by)
 

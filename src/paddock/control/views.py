@@ -33,12 +33,14 @@ def of_task(task: Task) -> TaskView:
         method=task.method,
         state=TaskState.QUEUED,
         attempts=task.attempts_before,
-        agent=f"{task.fleet}/{task.agent}" if task.agent else None,
+        agent=_full(task.fleet, task.agent) or None,
         submitted_at=task.submitted_at,
         priority=priority_name(task.priority),
         args=task.args,
         not_before=task.not_before or None,
         submitted_by=task.submitted_by,
+        to_agent=_full(task.fleet, task.agent),
+        kept_s=task.kept_s,
     )
 
 
@@ -59,6 +61,8 @@ def of_result(result: TaskResult) -> TaskView:
         args=result.args,
         kept_until=result.finished_at + result.kept_s,
         submitted_by=result.submitted_by,
+        to_agent=_full(result.fleet, result.to_agent),
+        kept_s=result.kept_s,
     )
 
 
@@ -67,6 +71,10 @@ def later_of(one: TaskView | None, other: TaskView | None) -> TaskView | None:
     if one is None or other is None:
         return one or other
     return other if _ORDER.get(other.state, 2) > _ORDER.get(one.state, 2) else one
+
+
+def _full(fleet: str, name: str) -> str:
+    return f"{fleet}/{name}" if name else ""
 
 
 def blanked(spec: FleetSpec) -> FleetSpec:

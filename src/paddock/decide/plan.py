@@ -70,8 +70,9 @@ def _differences(old: FleetSpec, new: FleetSpec) -> dict[str, list[Any]]:
     before, after = msgspec.to_builtins(old), msgspec.to_builtins(new)
     for side in (before, after):
         side.update(dict.fromkeys(_NOT_WANTED_BY_HAND))
-    if new.methods is None:
-        # Methods are found out when the template is checked; that nobody declared them is no difference.
+    if new.methods is None and new.runtime != "exec":
+        # Methods are found out when the template is checked; that nobody declared them is no difference. Of a command
+        # nothing can be found out: there it means that any method is taken again.
         before["methods"] = None
     fields: dict[str, list[Any]] = {}
     _compare("", before, after, fields)

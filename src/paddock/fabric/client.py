@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ import msgspec
 
 from paddock.fabric.connection import Connection
 from paddock.fabric.identity import Creds
+from paddock.fabric.jetstream import ApiReply, PubAck, reply_decoder, stored_of, stream_config, translate
+from paddock.fabric.standing import ATTEMPTS_HEADER, Standing, delivery_of
 from paddock.fabric.subjects import wake
 from paddock.fabric.subscription import Subscription
 from paddock.model.errors import (
@@ -25,7 +26,6 @@ from paddock.model.errors import (
     Denied,
     NotFound,
     PaddockError,
-    QueueFull,
     Refused,
     TimedOut,
     TooLarge,
@@ -39,26 +39,6 @@ WAKE_EVERY_S = 0.003
 """Wakes of one stream by one connection are at least this far apart."""
 RECOVERY_S = 10.0
 READ_BYTES_MAX = 8 * 1024 * 1024
-ATTEMPTS_HEADER = "Paddock-Handed-Out"
-"""On a message that was put back: how often it had been handed out before."""
-
-
-class _Error(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _Reply(msgspec.Struct):
-    error: _Error | None = None
-    seq: int = 0
-    purged: int = 0
-    created: str = ""
-    state: dict[str, Any] = {}
-    config: dict[str, Any] = {}
-
-
-_reply = msgspec.json.Decoder(_Reply)
 
 
 async def connect(
@@ -130,9 +110,9 @@ class NatsFabric:
         if ttl_s:
             extra["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
         answer = await self.connection.request(subject, data, timeout_s=timeout_s, headers=extra)
-        acknowledged = msgspec.json.decode(answer.data, type=_PubAck)
+        acknowledged = msgspec.json.decode(answer.data, type=PubAck)
         if acknowledged.error is not None:
-            raise _translate(acknowledged.error, subject)
+            raise translate(acknowledged.error, subject)
         self._wake(acknowledged.stream)
         return acknowledged.seq
 
@@ -144,7 +124,7 @@ class NatsFabric:
             if done.done():
                 return
             if not status:
-                found.append(_stored(headers, data))
+                found.append(stored_of(headers, data))
             elif status.startswith(("204", "404")):
                 done.set_result(None)
             elif status.startswith("503"):
@@ -166,7 +146,7 @@ class NatsFabric:
             return None
         if status:
             raise Unavailable(f"reading {subject} of {stream}: {status}")
-        return _stored(answer.headers, answer.data)
+        return stored_of(answer.headers, answer.data)
 
     async def purge(self, stream: str, subject: str) -> int:
         return (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
@@ -236,8 +216,17 @@ class NatsFabric:
         finally:
             timer.cancel()
             self.connection.unwatch(done)
-            held.close(late=lambda subject, reply, status, headers, data: self._late(subject, reply, headers, data))
+            held.close(late=self._late)
         return found
+
+    def stand(
+        self,
+        stream: str,
+        credits: Mapping[str, int],
+        handler: Callable[[Delivery], None],
+        ended: Callable[[PaddockError | None], None],
+    ) -> Standing:
+        return Standing(self.connection, self._late, stream, credits, handler, ended)
 
     async def put_back(self, delivery: Delivery) -> None:
         """Store it anew in its own place with the hand-out not counted. A plain -NAK would count one, and a task that
@@ -252,7 +241,7 @@ class NatsFabric:
 
     async def ensure(self, *streams: StreamSpec) -> None:
         for spec in streams:
-            config = _stream_config(spec)
+            config = stream_config(spec)
             try:
                 await self._api(f"STREAM.CREATE.{spec.name}", config)
             except Conflict:
@@ -300,12 +289,12 @@ class NatsFabric:
 
     # --- inside
 
-    async def _api(self, call: str, body: Mapping[str, Any] | None = None) -> _Reply:
+    async def _api(self, call: str, body: Mapping[str, Any] | None = None) -> ApiReply:
         data = msgspec.json.encode(body) if body is not None else b""
         answer = await self.connection.request(f"$JS.API.{call}", data, timeout_s=10.0)
-        reply = _reply.decode(answer.data)
+        reply = reply_decoder.decode(answer.data)
         if reply.error is not None:
-            raise _translate(reply.error, call)
+            raise translate(reply.error, call)
         return reply
 
     async def _converse(
@@ -357,7 +346,7 @@ class NatsFabric:
         self._woken[stream] = self._loop.time()
         self.publish(wake(stream))
 
-    def _late(self, subject: str, reply: str, headers: Mapping[str, str], data: bytes) -> None:
+    def _late(self, subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
         if reply.startswith("$JS.ACK."):
             self._put_back(delivery_of(subject, reply, headers, data))
 
@@ -365,73 +354,3 @@ class NatsFabric:
         task = self._loop.create_task(self.put_back(delivery), name=f"put back {delivery.subject}")
         self._putting_back.add(task)
         task.add_done_callback(self._putting_back.discard)
-
-
-class _PubAck(msgspec.Struct):
-    stream: str = ""
-    seq: int = 0
-    error: _Error | None = None
-
-
-def _translate(error: _Error, where: str) -> PaddockError:
-    """By JetStream's error codes (server/errors.json)."""
-    text = f"{where}: {error.description}"
-    if error.err_code in (10071, 10164) or (error.err_code == 10077 and "per subject" in error.description):
-        return Conflict(f"{where} exists already or was changed meanwhile")
-    if error.err_code == 10077:
-        return QueueFull(f"the queue of {where.split('.')[1] if '.' in where else where} is full")
-    if error.err_code in (10059, 10014):
-        return NotFound(text)
-    if error.err_code in (10058, 10148):
-        return Conflict(text)
-    if error.code == 503 or error.err_code in (10047, 10023, 10028):
-        return Unavailable(text)
-    return PaddockError(text)
-
-
-def duplicates_s(spec: StreamSpec) -> float:
-    """How long a stream knows the ids (`Nats-Msg-Id`) of what it stored: for as long as who wrote it may try again.
-    What goes to queues and buckets has none; there a short memory is enough."""
-    known_s = 0.1 if spec.work_queue or spec.last_per_subject else 120.0
-    return min(known_s, spec.age_s_max or known_s)
-
-
-def _stream_config(spec: StreamSpec) -> dict[str, Any]:
-    bounded = spec.messages_max >= 0 or spec.unique_subjects
-    return {
-        "name": spec.name,
-        "subjects": spec.subjects,
-        "retention": "workqueue" if spec.work_queue else "limits",
-        "storage": "file",
-        "allow_direct": True,
-        "allow_msg_ttl": True,
-        "allow_rollup_hdrs": True,
-        "max_msgs": spec.messages_max,
-        "max_age": int(spec.age_s_max * 1e9),
-        "max_msgs_per_subject": 1 if spec.unique_subjects or spec.last_per_subject else -1,
-        "discard": "new" if bounded else "old",
-        "discard_new_per_subject": spec.unique_subjects and not spec.work_queue,
-        "duplicate_window": int(duplicates_s(spec) * 1e9),
-    }
-
-
-def _stored(headers: Mapping[str, str], data: bytes) -> Stored:
-    own = {name: value for name, value in headers.items() if name not in _PLACE}
-    at = datetime.fromisoformat(headers["Nats-Time-Stamp"][:26].rstrip("Z") + "+00:00").timestamp()
-    return Stored(headers["Nats-Subject"], int(headers["Nats-Sequence"]), at, data, own)
-
-
-_PLACE = frozenset(
-    ("Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence")
-)
-
-
-def delivery_of(subject: str, ack: str, headers: Mapping[str, str], data: bytes) -> Delivery:
-    """What a message with the reply subject `ack` (`$JS.ACK.…`) hands out."""
-    tokens = ack.split(".")
-    if len(tokens) > 9:  # with a domain and an account hash: $JS.ACK.<domain>.<account>.<stream>…
-        del tokens[2:4]
-    before = int(headers.get(ATTEMPTS_HEADER, "0"))
-    return Delivery(
-        subject, data, ack, tokens[2], tokens[3], int(tokens[4]) + before, int(tokens[5]), int(tokens[8]), headers
-    )

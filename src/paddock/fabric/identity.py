@@ -20,81 +20,12 @@ import msgspec
 import nkeys
 
 from paddock.fabric import subjects
+from paddock.fabric.permissions import PERMISSIONS
 from paddock.model.errors import DataDirError, Refused
 
 ROLES = ("server", "node", "agent", "client")
 
 _OPERATOR, _ACCOUNT, _USER = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER
-
-
-def _permissions() -> dict[str, dict[str, list[str]]]:
-    """Role → what it may publish and subscribe. `{{tag(x)}}` stands for a whole subject token (scoped signing keys)."""
-    fleet, name, work = "{{tag(fleet)}}", "{{tag(name)}}", "{{tag(work)}}"
-    own = [(f"{{{{tag(own{i})}}}}", f"p{i}") for i in range(4)]
-    return {
-        "server": {"pub": [">"], "sub": [">"]},
-        "node": {
-            "pub": [
-                "$KV.now.agent.{{tag(node)}}.>",
-                "$KV.now.node.{{tag(node)}}",
-                "event.>",
-                "wake.>",
-                "_INBOX.>",
-                "$JS.ACK.>",
-                "work.>",
-                f"$JS.API.DIRECT.GET.{subjects.WANTED}",
-            ],
-            "sub": [
-                "_INBOX.node.{{tag(node)}}.>",
-                "_INBOX.agent.{{tag(node)}}.>",
-                "node.{{tag(node)}}",
-                "node.all",
-                f"wake.{subjects.WANTED}",
-            ],
-        },
-        "agent": {
-            "pub": [
-                *(f"$JS.API.CONSUMER.MSG.NEXT.{work}.{lane}" for lane in subjects.LANES),
-                *(f"$JS.API.CONSUMER.MSG.NEXT.{work}.{consumer}" for consumer, _ in own),
-                *(
-                    f"$JS.API.CONSUMER.CREATE.{work}.{consumer}.work.{fleet}.a.{name}.{lane}.*"
-                    for consumer, lane in own
-                ),
-                f"$JS.API.DIRECT.GET.{work}",
-                f"$JS.ACK.{work}.>",
-                f"$JS.API.DIRECT.GET.{subjects.RESULTS}.result.*.*",
-                f"$JS.API.DIRECT.GET.{subjects.STATE}.$KV.state.{fleet}.{name}.>",
-                f"$KV.state.{fleet}.{name}.>",
-                f"result.{fleet}.*",
-                f"note.running.{fleet}.*",
-                f"note.progress.{fleet}.*",
-                "work.>",
-                "later.>",
-                "wake.>",
-                "topic.>",
-                "ask.>",
-                "_INBOX.>",
-            ],
-            "sub": [
-                f"{subjects.agent_inbox('{{tag(node)}}', fleet, name)}.>",
-                f"work.{fleet}.a.{name}.>",
-                f"ask.{fleet}.{name}",
-                f"ask.{fleet}",
-                "topic.>",
-            ],
-        },
-        "client": {
-            "pub": [
-                f"$JS.API.DIRECT.GET.{subjects.RESULTS}.result.*.*",
-                "work.>",
-                "later.>",
-                "wake.>",
-                "topic.>",
-                "ask.>",
-            ],
-            "sub": ["_INBOX.client.{{tag(name)}}.>", "topic.>"],
-        },
-    }
 
 
 class Identities:
@@ -143,7 +74,7 @@ class Identities:
                     "payload": -1,
                 },
             }
-            for role, rules in _permissions().items()
+            for role, rules in PERMISSIONS.items()
         ]
         limits = {**unlimited, "wildcards": True}
         return {

@@ -90,6 +90,8 @@ class FleetSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     cwd: str = ""
     user: str = ""
+    """Another user than the node's: for commands that take no tasks, where the node runs as root. It reaches neither
+    credentials nor the node's socket, and is watched by its process and its probe alone."""
     pythonpath: list[str] = []
     """Absolute folders put before sys.path, for the runtime python: the manifest's own folder by default."""
     stop_signal: str = "SIGTERM"

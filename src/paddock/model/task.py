@@ -122,3 +122,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     progress_note: str | None = None
     kept_until: float | None = None
     submitted_by: str = ""
+    to_agent: str = ""
+    """`fleet/name` of whom it was addressed to; empty: any agent of the fleet."""
+    kept_s: float = 604_800.0
+    """How long its result is kept once it has ended."""

@@ -14,7 +14,7 @@ import structlog
 from paddock.model.agent import AgentState
 from paddock.model.fleet import FleetSpec, Placement
 from paddock.node.host import Host
-from paddock.node.journal import Placed, Table, Unplaced
+from paddock.node.journal import Forgotten, Placed, RowSet, Table, Unplaced
 from paddock.node.supervisor import Supervised
 
 log = structlog.get_logger(__name__)
@@ -61,6 +61,11 @@ class Fleets:
                 agent.wanted = name in placement.names
                 self._add(here, agent)
             self._forget_if_empty(here)
+        for agent_id in list(table.gone):
+            if agent_id in self.agents:
+                self._host.journal.note(Forgotten(agent_id))  # its key is the new one's
+            else:
+                self._host.publisher.gone(agent_id)
         for agent in list(self.agents.values()):
             self._begin(agent)
 
@@ -84,6 +89,7 @@ class Fleets:
             if agent is None:
                 agent = Supervised(self._host, placement.spec, name)
                 self._add(here, agent)
+                self._host.journal.note(RowSet(agent.id, agent.row))  # before its status is told: see Table.gone
                 self._host.publisher.dirty(agent)
                 self._begin(agent)
             else:
@@ -118,7 +124,7 @@ class Fleets:
         here.outdated.pop(agent.name, None)
         here.renewing.discard(agent.name)
         if not self.stopping:  # else it is wanted still, and shows as stopped
-            self._host.publisher.gone(agent)
+            self._host.publisher.gone(agent.id)
         self._forget_if_empty(here)
         self._roll(here)
 

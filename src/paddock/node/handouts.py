@@ -1,11 +1,16 @@
 """What the fabric hands to one incarnation, as its node sees it, too.
 
     handed out ──hold──> noted (the incarnation's own business)
-        └── its process ends first ──> put back, not counted as an attempt
+        ├── its process ends first ──> put back, not counted as an attempt
+        └── its line breaks, or too long ago to be sure ──> left to the ack time-out
 
 A process that dies leaves pulls waiting in the fabric, and messages on their way to it: nobody would note those, and
 they would lie until the ack time-out. So the node listens to the replies of the pulls of each of its agents; shortly
 after a death it stops listening, and with the last listener gone the fabric drops the dead one's pulls.
+
+Only what surely never began is given back: the fabric takes a message away from who holds it now, even when the word
+comes from who held it before. So an agent that has never noted anything (a program of another kind than ours, that
+does not speak to its node) is given nothing back here.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from paddock.fabric import subjects
-from paddock.fabric.client import delivery_of
+from paddock.fabric.standing import delivery_of
+from paddock.model.fleet import FleetSpec
 from paddock.node.host import Host
 from paddock.ports.fabric import Delivery, Message
 
@@ -22,28 +28,46 @@ NOTED_MAX = 256
 """Notes that came before the hand-out itself was seen here are remembered so far back."""
 BURIAL_S = 2.0
 """How long after a death hand-outs to it are still waited for."""
+SURE = 0.5
+"""Share of the ack time-out after which a hand-out that was never noted may be somebody else's already."""
+LAST_GASP_S = 0.5
+"""A line that broke no longer than this before the death was broken by it."""
 
 
 class Handouts:
     """Of one incarnation. `noted` for every hold; `bury` once its process has ended."""
 
-    def __init__(self, host: Host, agent: str, epoch: int) -> None:
-        self._host, self._key = host, (f"{agent} {epoch}", "bury")
-        fleet, _, name = agent.partition("/")
-        inbox = subjects.agent_inbox(host.config.id, fleet, name, epoch)
-        self._open: OrderedDict[str, Delivery] = OrderedDict()
+    def __init__(self, host: Host, spec: FleetSpec, name: str, epoch: int) -> None:
+        self._host, self._key = host, (f"{spec.name}/{name} {epoch}", "bury")
+        inbox = subjects.agent_inbox(host.config.id, spec.name, name, epoch)
+        self._open: OrderedDict[str, tuple[Delivery, float]] = OrderedDict()
+        """By ack subject; and when it was seen."""
         self._open_bytes = 0
         self._noted: OrderedDict[str, None] = OrderedDict()
-        self._notes = False
+        self._sure_s = SURE * spec.ack_wait_s
+        self._notes = spec.runtime == "python"
+        """It notes what it holds before it starts on it."""
+        self._told = False
+        """It is, or was until its line broke, on speaking terms."""
+        self._broke_at: float | None = None
         self._dead = False
         self._subscription = host.fabric.subscribe(subjects.agent_pulls(inbox), self._seen)
+
+    def greeted(self) -> None:
+        """It told of all that it holds; what it was handed before and did not name is over."""
+        self._open.clear()
+        self._open_bytes = 0
+        self._told, self._broke_at = True, None
+
+    def hung_up(self) -> None:
+        """Its line broke: from now on it may hold what it cannot note here."""
+        self._broke_at = self._host.clock.monotonic()
 
     def noted(self, ack: str) -> None:
         """It told us of this hand-out; what follows of it is told by holds and drops."""
         self._notes = True
-        delivery = self._open.pop(ack, None)
-        if delivery is not None:
-            self._open_bytes -= len(delivery.data)
+        if ack in self._open:
+            self._open_bytes -= len(self._open.pop(ack)[0].data)
             return
         self._noted[ack] = None
         if len(self._noted) > NOTED_MAX:
@@ -51,26 +75,35 @@ class Handouts:
 
     def bury(self) -> None:
         """Its process has ended: give back what it never noted, now and for a while."""
+        now = self._host.clock.monotonic()
+        broken_s = 0.0 if self._broke_at is None else now - self._broke_at
+        self._told = self._told and self._notes and broken_s <= LAST_GASP_S
         self._dead = True
-        for delivery in self._open.values():
-            self._give_back(delivery)
+        for delivery, seen_at in self._open.values():
+            if now - seen_at < self._sure_s:
+                self._give_back(delivery)
         self._open.clear()
         self._host.deadlines.set(self._key, BURIAL_S, lambda late_s: self._subscription.close())
 
+    def close(self) -> None:
+        """Listen no more; its process lives on."""
+        self._subscription.close()
+
     def _seen(self, message: Message) -> None:
-        if not message.reply.startswith("$JS.ACK.") or self._noted.pop(message.reply, 0) is None:
+        if not message.reply.startswith("$JS.ACK."):
+            return  # a status of the pull
+        if message.reply in self._noted:
+            del self._noted[message.reply]
             return
         delivery = delivery_of(message.subject, message.reply, message.headers, message.data)
         if self._dead:
             self._give_back(delivery)
             return
-        self._open[message.reply] = delivery
+        self._open[message.reply] = delivery, self._host.clock.monotonic()
         self._open_bytes += len(delivery.data)
         while self._open_bytes > OPEN_BYTES_MAX or len(self._open) > NOTED_MAX:
-            self._open_bytes -= len(self._open.popitem(last=False)[1].data)
+            self._open_bytes -= len(self._open.popitem(last=False)[1][0].data)
 
     def _give_back(self, delivery: Delivery) -> None:
-        if self._notes:
+        if self._told:
             self._host.owner.start(f"put back {delivery.subject}", self._host.fabric.put_back(delivery))
-        else:  # it never notes what it holds, so it may have run this: count it
-            self._host.fabric.publish(delivery.ack, b"-NAK")

@@ -66,6 +66,12 @@ class RowGone(msgspec.Struct, frozen=True, tag=True, tag_field="op"):
     agent: str
 
 
+class Forgotten(msgspec.Struct, frozen=True, tag=True, tag_field="op"):
+    """Nothing of a gone agent is left to be told: its key in the bucket `now` is deleted, or is another's."""
+
+    agent: str
+
+
 class Placed(msgspec.Struct, frozen=True, tag=True, tag_field="op"):
     placement: Placement
 
@@ -94,6 +100,8 @@ class Table(msgspec.Struct, tag="Table", tag_field="op"):
     rows: dict[str, Row] = {}
     placements: dict[str, Placement] = {}
     holds: dict[str, dict[str, Hold]] = {}
+    gone: dict[str, None] = {}
+    """Agents that are gone, but the fabric was not told so yet."""
 
     def apply(self, entry: Entry) -> None:
         if isinstance(entry, RowSet):
@@ -101,10 +109,14 @@ class Table(msgspec.Struct, tag="Table", tag_field="op"):
             if before is None or before.epoch != entry.row.epoch or entry.row.handle is None:
                 self.holds.pop(entry.agent, None)
             self.rows[entry.agent] = entry.row
+            self.gone.pop(entry.agent, None)
             self.epoch = max(self.epoch, entry.row.epoch)
         elif isinstance(entry, RowGone):
             self.rows.pop(entry.agent, None)
             self.holds.pop(entry.agent, None)
+            self.gone[entry.agent] = None
+        elif isinstance(entry, Forgotten):
+            self.gone.pop(entry.agent, None)
         elif isinstance(entry, Placed):
             self.placements[entry.placement.spec.name] = entry.placement
         elif isinstance(entry, Unplaced):
@@ -115,10 +127,10 @@ class Table(msgspec.Struct, tag="Table", tag_field="op"):
             self.holds.get(entry.agent, {}).pop(entry.task, None)
 
     def size(self) -> int:
-        return len(self.rows) + len(self.placements) + sum(map(len, self.holds.values()))
+        return len(self.rows) + len(self.placements) + len(self.gone) + sum(map(len, self.holds.values()))
 
 
-Entry = RowSet | RowGone | Placed | Unplaced | Held | Dropped
+Entry = RowSet | RowGone | Forgotten | Placed | Unplaced | Held | Dropped
 _decode = msgspec.json.Decoder(Entry | Table).decode
 
 
@@ -129,7 +141,7 @@ def line(entry: Entry | Table) -> bytes:
 
 def read(path: Path) -> tuple[Table, int]:
     """The table as the journal tells it, and how many lines were of no use (one: a torn end)."""
-    table, bad = Table(rows={}, placements={}, holds={}), 0
+    table, bad = Table(rows={}, placements={}, holds={}, gone={}), 0
     if not path.exists():
         return table, bad
     for text in path.read_bytes().split(b"\n"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from paddock.fabric import subjects
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Runtime
-from paddock.runtimes import process
+from paddock.runtimes import process, starts
 
 if TYPE_CHECKING:
     from paddock.node.host import Host
@@ -43,9 +44,11 @@ def runtime(host: Host, spec: FleetSpec) -> Runtime:
 
 async def prepare(agent: Supervised) -> Launch:
     """Make what the next incarnation needs; `Unavailable` when the disk does not take it."""
-    host, paths = agent.host, agent.paths
+    host, paths, user = agent.host, agent.paths, process.find_user(agent.running.user)
     try:
-        if agent.first_start or not os.path.exists(paths.creds):
+        if user is not None:
+            _make_folder_of(user, paths)
+        elif agent.first_start or not os.path.exists(paths.creds):
             # Minted once in the node's life: signing takes longer than a fork. A restart takes the same file.
             await asyncio.to_thread(_make_files, host, agent.spec, agent.name, paths)
             agent.first_start = False
@@ -56,12 +59,15 @@ async def prepare(agent: Supervised) -> Launch:
         "PADDOCK_AGENT": agent.id,
         "PADDOCK_EPOCH": str(row.epoch),
         "PADDOCK_NATS_URL": host.config.nats_url,
-        "PADDOCK_CREDS": paths.creds,
-        "PADDOCK_INBOX": subjects.agent_inbox(host.config.id, agent.spec.name, agent.name, row.epoch),
-        "PADDOCK_SOCKET": host.socket_path,
-        "PADDOCK_SOCKET_TOKEN": host.tokens.token(agent.id, row.epoch),
         **port_env(row.ports),
     }
+    if user is None:
+        env |= {
+            "PADDOCK_CREDS": paths.creds,
+            "PADDOCK_INBOX": subjects.agent_inbox(host.config.id, agent.spec.name, agent.name, row.epoch),
+            "PADDOCK_SOCKET": host.socket_path,
+            "PADDOCK_SOCKET_TOKEN": host.tokens.token(agent.id, row.epoch),
+        }
     return Launch(
         spec=agent.running,
         name=agent.name,
@@ -87,6 +93,15 @@ def handle(runtime: str, pid: int, epoch: int) -> Handle | None:
     return Handle(runtime=runtime, pid=pid, start_ticks=ticks, epoch=epoch) if ticks is not None else None
 
 
+def signed(runtime: str, folder: str, epoch: int) -> Handle | None:
+    """By what a forked child wrote down itself before it reported its start (its environment in /proc would be the
+    fork server's); None when it did not, or has ended."""
+    start = starts.read(folder)
+    if start is None or start.epoch != epoch or process.start_ticks(start.pid) != start.ticks:
+        return None
+    return Handle(runtime=runtime, pid=start.pid, start_ticks=start.ticks, epoch=epoch)
+
+
 def find(agent: str, epoch: int) -> int:
     """The pid of a process that was started as this incarnation, by its environment; 0: none. Reads all of /proc, so
     it is for the one case that nothing else can tell: a node that was killed between a start and its note of it."""
@@ -106,7 +121,11 @@ def _make_files(host: Host, spec: FleetSpec, name: str, paths: Paths) -> None:
     with os.fdopen(fd, "w") as file:
         file.write(text)
     os.rename(temporary, paths.creds)
-    user = process.find_user(spec.user)
-    if user is not None:
-        os.chown(paths.folder, user.pw_uid, user.pw_gid)
-        os.chown(paths.creds, user.pw_uid, user.pw_gid)
+
+
+def _make_folder_of(user: pwd.struct_passwd, paths: Paths) -> None:
+    """Of an agent that runs as another user. Above it is the data directory, which that user cannot enter: its folder
+    is its cwd, and what it opens is under that. Credentials of a time before it had that user are taken away."""
+    Path(paths.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    Path(paths.creds).unlink(missing_ok=True)
+    os.chown(paths.folder, user.pw_uid, user.pw_gid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -40,9 +40,11 @@ class Told(Protocol):
 
 
 class Publisher:
-    def __init__(self, node: str, fabric: Fabric, clock: Clock, *, boot: str) -> None:
-        """`boot` is different at each start of the node: it makes the ids of its events unique."""
+    def __init__(self, node: str, fabric: Fabric, clock: Clock, *, boot: str, forgotten: Callable[[str], None]) -> None:
+        """`boot` is different at each start of the node: it makes the ids of its events unique. `forgotten` is called
+        once the key of an agent that is gone was deleted."""
         self._node, self._fabric, self._clock, self._boot = node, fabric, clock, boot
+        self._forgotten = forgotten
         self._dirty: dict[str, Told | None] = {}
         """None: the agent is gone, its key is deleted."""
         self._counted: dict[str, Told] = {}
@@ -65,10 +67,10 @@ class Publisher:
         if agent.id not in self._dirty:
             self._counted[agent.id] = agent
 
-    def gone(self, agent: Told) -> None:
-        """Delete its key, after its last state was told."""
-        self._counted.pop(agent.id, None)
-        self._dirty[agent.id] = None
+    def gone(self, agent_id: str) -> None:
+        """Delete its key; a new agent of the same id overrides this until then."""
+        self._counted.pop(agent_id, None)
+        self._dirty[agent_id] = None
         self._woken()
 
     def event(self, kind: str, about: str, text: str, data: dict[str, Any] | None = None) -> None:
@@ -135,7 +137,10 @@ class Publisher:
         fleet, _, name = agent_id.partition("/")
         subject = f"$KV.now.{subjects.now_agent(self._node, fleet, name)}"
         if agent is None:
-            return await self._store(subject, b"", {"KV-Operation": "DEL"})
+            deleted = await self._store(subject, b"", {"KV-Operation": "DEL"})
+            if deleted:
+                self._forgotten(agent_id)
+            return deleted
         return await self._store(subject, msgspec.json.encode(agent.status()), {})
 
     async def _store_event(self, name: str, event: Event) -> bool:

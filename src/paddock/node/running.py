@@ -83,6 +83,8 @@ class Incarnation:
             self.said_drop(task)
         for task, ack in holds.items():
             self.said_hold(task, ack)
+        if self.handouts is not None:
+            self.handouts.greeted()
         self._spoke = True
         self._heard()
         self._watch_beats()
@@ -120,6 +122,8 @@ class Incarnation:
     def hung_up(self, link: Link) -> None:
         if self.link is link:
             self.link = None
+            if self.handouts is not None:
+                self.handouts.hung_up()
 
     def said_probe(self, problem: str, fails: int) -> None:
         """The health probe answered (`problem` empty), or failed for the n-th time in a row."""
@@ -134,6 +138,12 @@ class Incarnation:
             self._fault(f"its health probe failed {fails} times in a row, last: {problem}")
         elif self.ready_at is not None:
             self._set(AgentState.DEGRADED, problem)
+
+    def unheard(self) -> None:
+        """The node stops without it: what it is handed is the next node's business."""
+        if self.handouts is not None:
+            self.handouts.close()
+            self.handouts = None
 
     # --- faults and deadlines
 

@@ -12,7 +12,7 @@ import os
 import resource
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -29,7 +29,8 @@ from paddock.node import limits
 from paddock.node.deadlines import Deadlines
 from paddock.node.fleets import Fleets
 from paddock.node.host import Host, NodeConfig
-from paddock.node.journal import Journal
+from paddock.node.journal import Forgotten, Journal
+from paddock.node.limits import Limiter
 from paddock.node.logs import Rotation
 from paddock.node.ports import Ports
 from paddock.node.probes import Prober
@@ -38,7 +39,7 @@ from paddock.node.requests import Requests
 from paddock.node.socket import Line, Link, Listener, SocketServer, Tokens
 from paddock.node.supervisor import Supervised
 from paddock.ports.clock import Clock
-from paddock.ports.fabric import Fabric, Stored
+from paddock.ports.fabric import Fabric, Stored, Subscription
 from paddock.ports.runtime import Handle, Runtime
 from paddock.runtimes import process
 
@@ -49,18 +50,31 @@ __all__ = ["NodeConfig", "NodeService"]
 ROTATE_EVERY_S = 1.0
 LAST_WORDS_S_MAX = 5.0
 _PR_SET_CHILD_SUBREAPER = 36
+_HOST = HostClock()
 
 
 class NodeService:
     """`start`, then `run` until it is cancelled or a part of the node fails, then `stop`."""
 
-    def __init__(self, config: NodeConfig, fabric: Fabric, runtimes: Mapping[str, Runtime], clock: Clock) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        fabric: Fabric,
+        runtimes: Mapping[str, Runtime],
+        clock: Clock,
+        *,
+        limiter: Callable[[str], Limiter] = limits.discover,
+        dice: Callable[[], float] = _HOST.dice,
+    ) -> None:
+        """`limiter` says for a node's id how it holds limits; to find out, the usual one moves this process into a
+        cgroup of its own where it may. `dice` rolls in [0, 1)."""
         self.config = config
+        self._discover, self._dice = limiter, dice
         self._fabric, self._runtimes, self._clock = fabric, runtimes, clock
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = Owner(self._part_failed)
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._subscriptions: list[object] = []
+        self._subscriptions: list[Subscription] = []
         self._started_at = 0.0
 
     async def start(self) -> None:
@@ -71,10 +85,15 @@ class NodeService:
         _prepare_process(subreaper=config.subreaper)
         self._journal = _open_journal(folder)
         self._deadlines = Deadlines(clock)
-        self.publisher = Publisher(config.id, fabric, clock, boot=secrets.token_hex(4))
+        self.publisher = Publisher(
+            config.id,
+            fabric,
+            clock,
+            boot=secrets.token_hex(4),
+            forgotten=lambda agent_id: self._journal.note(Forgotten(agent_id)),
+        )
         self._socket = SocketServer(folder, self, self._deadlines)
-        dice = HostClock().dice
-        self._limiter = limits.discover(config.id)
+        self._limiter = self._discover(config.id)
         self._host = Host(
             config=config,
             clock=clock,
@@ -85,12 +104,12 @@ class NodeService:
             publisher=self.publisher,
             ports=Ports(),
             limiter=self._limiter,
-            prober=Prober(self._deadlines, self._owner, dice),
+            prober=Prober(self._deadlines, self._owner, self._dice),
             tokens=Tokens(folder / "socket.key"),
             socket_path=self._socket.path,
             owner=self._owner,
             starts=asyncio.Semaphore(config.starts_max),
-            dice=dice,
+            dice=self._dice,
             changed=lambda agent: self.fleets.changed(agent),
             left=self._left,
         )
@@ -134,7 +153,9 @@ class NodeService:
             self.publisher.event("node.stopped", self.config.id, f"node {self.config.id} stopped with its agents")
             await self._last_words()
         for subscription in self._subscriptions:
-            subscription.close()  # type: ignore[attr-defined]
+            subscription.close()
+        for agent in self.fleets.agents.values():
+            agent.unheard()
         await self._owner.close()
         self._deadlines.close()
         await self._socket.stop()

@@ -25,6 +25,8 @@ from paddock.node.deadlines import Deadlines
 log = structlog.get_logger(__name__)
 
 LINE_BYTES_MAX = 64 * 1024
+HELLO_BYTES_MAX = 4 * 1024 * 1024
+"""Of the first line: it names all that the agent holds, about 160 bytes each."""
 HELLO_S_MAX = 10.0
 PATH_BYTES_MAX = 100
 """Of a Unix socket's path; the kernel takes 107."""
@@ -126,15 +128,15 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_BYTES_MAX:
-            self.refuse(f"a line is longer than {LINE_BYTES_MAX} bytes")
-            self._rest = b""
-            return
         for text in lines:
             if self._transport is None or self._transport.is_closing():
                 return
             if text.strip():
                 self._take(text)
+        limit = LINE_BYTES_MAX if self._listener is not None else HELLO_BYTES_MAX
+        if len(self._rest) > limit:
+            self.refuse(f"a line is longer than {limit} bytes")
+            self._rest = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -148,14 +148,15 @@ class Supervised(Incarnation):
         return await runtime.adopt(handle) if handle is not None else None
 
     async def _handle_by_hello(self, row: Row) -> Handle | None:
-        """A start was under way when the node died. Either it speaks to us, or it shows its environment, or it never
-        came to be."""
+        """A start was under way when the node died. Either it signed for its start, or it speaks to us, or it shows
+        its environment, or it never came to be."""
+        signed = launching.signed(self.spec.runtime, self.paths.folder, row.epoch)
+        if signed is not None:
+            return signed
         self._set(AgentState.STARTING, "its start was under way when its node ended: waiting for its hello")
-        self.host.deadlines.set((self.id, "go"), self.host.config.hello_s, lambda late_s: self._wake.set())
-        self._wake.clear()
-        if self.link is None:
-            await self._wake.wait()
-        self.host.deadlines.drop((self.id, "go"))
+        due_at = self.host.clock.monotonic() + self.host.config.hello_s
+        while self.link is None and (left_s := due_at - self.host.clock.monotonic()) > 0:
+            await self._pause(left_s)  # other things than a hello end the pause, too
         pid = self.link.pid if self.link is not None else await asyncio.to_thread(launching.find, self.id, row.epoch)
         return launching.handle(self.spec.runtime, pid, row.epoch) if pid else None
 
@@ -172,6 +173,10 @@ class Supervised(Incarnation):
             delay_s = self.row.rest_until - self.host.clock.now()
         else:
             delay_s = math.inf
+        await self._pause(delay_s)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Until the time is over, or something happens that may end it: look again then."""
         self._wake.clear()
         if delay_s < math.inf:
             self.host.deadlines.set((self.id, "go"), delay_s, lambda late_s: self._wake.set())
@@ -208,7 +213,7 @@ class Supervised(Incarnation):
                 ports=ports,
             )
             launch = await launching.prepare(self)
-            self.handouts = Handouts(host, self.id, self.row.epoch)
+            self.handouts = Handouts(host, self.running, self.name, self.row.epoch)
             self._set(AgentState.STARTING)
             await host.journal.put(RowSet(self.id, self.row))
             live = await runtime.start(launch)
@@ -223,7 +228,9 @@ class Supervised(Incarnation):
         host, health = self.host, self.running.health
         self.live = live
         if adopted:
-            self.handouts = Handouts(host, self.id, self.row.epoch)
+            self.handouts = Handouts(host, self.running, self.name, self.row.epoch)
+            if self.link is not None:
+                self.handouts.greeted()
             self._heard_at = host.clock.monotonic()
             if self.ready_at is not None:
                 self._set(AgentState.READY)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from paddock.model.errors import PaddockError
+
 Headers = Mapping[str, str]
 
 
@@ -73,10 +75,24 @@ class Depth(msgspec.Struct, frozen=True):
     first_seq: int
     last_seq: int
     consumers: int
+    created: str = ""
+    """Which stream of this name it is: one that was deleted and made anew counts its sequences from 1 again."""
 
 
 class Subscription(Protocol):
     def close(self) -> None: ...
+
+
+class Standing(Protocol):
+    """A wait in several lanes at once."""
+
+    def renew(self, lane: str, credit: int) -> None:
+        """Let `lane` bring `credit` more."""
+        ...
+
+    def close(self) -> None:
+        """Wait no more; what arrives nevertheless is put back."""
+        ...
 
 
 class Fabric(Protocol):
@@ -137,9 +153,21 @@ class Fabric(Protocol):
         call gives up the wait; what arrives nevertheless is put back."""
         ...
 
+    def stand(
+        self,
+        stream: str,
+        credits: Mapping[str, int],
+        handler: Callable[[Delivery], None],
+        ended: Callable[[PaddockError | None], None],
+    ) -> Standing:
+        """Wait in several lanes at once, for up to `credits[lane]` messages of each. `handler` gets every hand-out, in
+        the event loop. `ended` is called when the wait is over before it was closed: with None when its time was up,
+        else with what is wrong; begin again then. Lighter than a `pull` a message for who waits most of the time."""
+        ...
+
     async def put_back(self, delivery: Delivery) -> None:
-        """Give back a hand-out that never started: it is not counted as one. Nothing happens when it was given back,
-        ended or handed out again meanwhile."""
+        """Give back a hand-out that never started: it is not counted as one. Nothing happens when it was given back or
+        ended meanwhile. Only within the ack time-out: after it somebody else may have it."""
         ...
 
     async def ensure(self, *streams: StreamSpec) -> None:

@@ -14,6 +14,8 @@ from paddock.model.task import Task, TaskResult, TaskView
 class StoredEvent(msgspec.Struct, frozen=True):
     seq: int
     event: Event
+    created: str = ""
+    """Of which stream `seq` is; see `Batch.created`."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +31,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     events: Sequence[StoredEvent] = ()
     cursors: Mapping[str, int] = {}
     """stream → last sequence that this batch covers"""
+    created: Mapping[str, str] = {}
+    """stream → its identity (`Depth.created`). A cursor is worth something for that very stream only."""
+    at: float = 0.0
+    """When this was seen; for `agents`, that they are there."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -41,14 +47,18 @@ class Page(msgspec.Struct, frozen=True):
 class Record(Protocol):
     def apply(self, batch: Batch) -> None: ...
 
-    def cursor(self, stream: str) -> int:
-        """Last sequence of `stream` that was applied; 0 at first."""
+    def cursor(self, stream: str, created: str = "") -> int:
+        """Last sequence that was applied of the stream of this name and identity; 0 at first."""
         ...
 
     def task(self, task_id: str) -> TaskView | None: ...
 
     def tasks(self, *, fleet: str = "", state: str = "", agent: str = "", after: str = "", limit: int = 100) -> Page:
         """TaskViews, newest first."""
+        ...
+
+    def unfinished(self, state: str, before: float, *, after: str = "", limit: int = 100) -> Page:
+        """TaskViews in this state that were submitted before `before`, oldest first."""
         ...
 
     def counts(self) -> Mapping[tuple[str, str], int]:
@@ -61,6 +71,11 @@ class Record(Protocol):
 
     def forget(self, now: float, *, limit: int = 1000) -> int:
         """Delete up to `limit` tasks whose kept-for time is over; returns how many."""
+        ...
+
+    def prune(self, now: float, *, events_kept_s: float, agents_kept_s: float, limit: int = 1000) -> int:
+        """Delete up to `limit` events that are older, and up to `limit` agents that were not seen for longer; returns
+        how many rows."""
         ...
 
     def ping(self) -> None:

@@ -18,7 +18,7 @@ Value = sa.ColumnElement[Any]
 INSERTS: dict[str, Callable[[sa.Table], Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """Dialect → its INSERT that knows ON CONFLICT."""
 
-_REQUEST = ("fleet", "method", "priority", "to_agent", "args", "submitted_at", "submitted_by")
+_REQUEST = ("fleet", "method", "priority", "to_agent", "args", "submitted_at", "submitted_by", "kept_s")
 _OUTCOME = ("state", "attempts", "agent", "epoch", "result", "error", "started_at", "finished_at", "kept_until")
 # Constants stand in the text: with many rows, each bound one would be sent with every row.
 _OPEN = tasks.c.state.in_([sa.literal_column(f"'{state.value}'") for state in TaskState if not state.ended])
@@ -79,29 +79,29 @@ def put_agent(dialect: str) -> Insert:
     new = INSERTS[dialect](agents)
     return new.on_conflict_do_update(
         index_elements=["id"],
-        set_={name: new.excluded[name] for name in ("fleet", "state", "epoch", "status")},
+        set_={name: new.excluded[name] for name in ("fleet", "state", "epoch", "status", "seen_at")},
         where=new.excluded.epoch >= agents.c.epoch,
     )
 
 
 def put_event(dialect: str) -> Insert:
     """Record an event once."""
-    return INSERTS[dialect](events).on_conflict_do_nothing(index_elements=["seq"])
+    return INSERTS[dialect](events).on_conflict_do_nothing(index_elements=["created", "seq"])
 
 
 def put_cursor(dialect: str) -> Insert:
-    """Move a stream's cursor forward, never back."""
+    """Move a stream's cursor forward, never back; to another place only when it is another stream."""
     new = INSERTS[dialect](cursors)
     return new.on_conflict_do_update(
         index_elements=["stream"],
-        set_={"seq": new.excluded.seq},
-        where=new.excluded.seq > cursors.c.seq,
+        set_={"created": new.excluded.created, "seq": new.excluded.seq},
+        where=(new.excluded.created != cursors.c.created) | (new.excluded.seq > cursors.c.seq),
     )
 
 
-def get_cursor(stream: str) -> sa.Select[Any]:
-    """How far a stream has been read."""
-    return sa.select(cursors.c.seq).where(cursors.c.stream == stream)
+def get_cursor(stream: str, created: str) -> sa.Select[Any]:
+    """How far this very stream has been read."""
+    return sa.select(cursors.c.seq).where(cursors.c.stream == stream, cursors.c.created == created)
 
 
 def get_task(task_id: str) -> sa.Select[Any]:
@@ -124,6 +124,15 @@ def list_tasks(*, fleet: str, state: str, agent: str, after: tuple[float, str] |
     return query.order_by(tasks.c.submitted_at.desc(), tasks.c.id.desc()).limit(limit)
 
 
+def list_unfinished(*, state: str, before: float, after: tuple[float, str] | None, limit: int) -> sa.Select[Any]:
+    """Tasks of one state, oldest first, that were submitted before a time and come after a (submitted_at, id)."""
+    query = sa.select(tasks).where(tasks.c.state == state, tasks.c.submitted_at < before)
+    if after is not None:
+        here = sa.tuple_(tasks.c.submitted_at, tasks.c.id)
+        query = query.where(here > sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
+    return query.order_by(tasks.c.submitted_at, tasks.c.id).limit(limit)
+
+
 def count_tasks() -> sa.Select[Any]:
     """How many tasks each fleet has in each state; reads an index only."""
     return sa.select(tasks.c.fleet, tasks.c.state, sa.func.count()).group_by(tasks.c.fleet, tasks.c.state)
@@ -136,21 +145,33 @@ def list_agents(*, fleet: str) -> sa.Select[Any]:
 
 
 def list_events(*, about: str, kind: str, after: int | None, limit: int) -> sa.Select[Any]:
-    """Events, newest first, that come after a sequence. A name without a slash also means what is under it."""
+    """Events, newest first, that come after one of them. A name without a slash also means what is under it."""
     query = sa.select(events)
     if about:
         query = query.where((events.c.about if "/" in about else events.c.root) == about)
     if kind:
         query = query.where(events.c.kind >= kind, events.c.kind < kind + "\U0010ffff")
     if after is not None:
-        query = query.where(events.c.seq < after)
-    return query.order_by(events.c.seq.desc()).limit(limit)
+        query = query.where(events.c.id < after)
+    return query.order_by(events.c.id.desc()).limit(limit)
 
 
 def forget_tasks(now: float, limit: int) -> sa.Delete:
     """Delete the ended tasks whose kept-for time was over first."""
     over = sa.select(tasks.c.id).where(tasks.c.kept_until <= now).order_by(tasks.c.kept_until).limit(limit)
     return sa.delete(tasks).where(tasks.c.id.in_(over))
+
+
+def prune_events(before: float, limit: int) -> sa.Delete:
+    """Delete the oldest events from before a time."""
+    old = sa.select(events.c.id).where(events.c.at < before).order_by(events.c.at).limit(limit)
+    return sa.delete(events).where(events.c.id.in_(old))
+
+
+def prune_agents(before: float, limit: int) -> sa.Delete:
+    """Delete the agents that were seen last before a time."""
+    old = sa.select(agents.c.id).where(agents.c.seen_at < before).order_by(agents.c.seen_at).limit(limit)
+    return sa.delete(agents).where(agents.c.id.in_(old))
 
 
 def ping() -> sa.Select[Any]:

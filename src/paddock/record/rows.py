@@ -21,6 +21,9 @@ INTEGER_MAX = 2**63 - 1
 KEY_CHARACTERS_MAX = 200
 """Longer keys are cut: PostgreSQL refuses an index entry above 2,700 bytes. Good names have at most 127."""
 
+KEPT_S = 604_800.0
+"""Of a task that only a note told of."""
+
 TOLD_BY_NOTE, TOLD_BY_RESULT, TOLD_BY_TASK = 0, 1, 2
 
 _STATES = frozenset(state.value for state in TaskState)
@@ -66,6 +69,7 @@ def running_rows(notes: Iterable[tuple[str, str, str, int, float]]) -> list[Row]
             "args": "{}",
             "submitted_at": started_at,  # until the task itself comes; it keeps the list's order about right
             "submitted_by": "",
+            "kept_s": KEPT_S,
             "not_before": 0.0,
             "started_at": started_at,
             "told_by": TOLD_BY_NOTE,
@@ -108,7 +112,7 @@ def result_rows(results: Iterable[TaskResult]) -> list[Row]:
     return _by_id(rows)
 
 
-def agent_rows(agents: Iterable[AgentStatus]) -> list[Row]:
+def agent_rows(agents: Iterable[AgentStatus], seen_at: float) -> list[Row]:
     """One row per agent: its highest epoch, and of that the last status."""
     rows: dict[str, Row] = {}
     for agent in agents:
@@ -118,6 +122,7 @@ def agent_rows(agents: Iterable[AgentStatus]) -> list[Row]:
             "state": agent.state.value,
             "epoch": _integer(agent.epoch),
             "status": _json(agent),
+            "seen_at": seen_at,
         }
         earlier = rows.get(row["id"])
         if earlier is None or earlier["epoch"] <= row["epoch"]:
@@ -126,11 +131,12 @@ def agent_rows(agents: Iterable[AgentStatus]) -> list[Row]:
 
 
 def event_rows(events: Iterable[StoredEvent]) -> list[Row]:
-    rows: dict[int, Row] = {}
+    rows: dict[tuple[str, int], Row] = {}
     for stored in events:
         event = stored.event
         about = _key(event.about)
         row = {
+            "created": _key(stored.created),
             "seq": stored.seq,
             "at": event.at,
             "kind": _key(event.kind),
@@ -140,8 +146,14 @@ def event_rows(events: Iterable[StoredEvent]) -> list[Row]:
             "by": _text(event.by),
             "data": _json(event.data),
         }
-        rows.setdefault(stored.seq, row)
+        rows.setdefault((stored.created, stored.seq), row)
     return list(rows.values())
+
+
+def cursor_rows(cursors: Mapping[str, int], created: Mapping[str, str]) -> list[Row]:
+    return [
+        {"stream": stream, "created": created.get(stream, ""), "seq": seq} for stream, seq in sorted(cursors.items())
+    ]
 
 
 def task_view(row: Mapping[Any, Any]) -> TaskView:
@@ -178,6 +190,8 @@ def _task_view(row: Mapping[Any, Any]) -> TaskView:
         not_before=row["not_before"] or None,
         kept_until=row["kept_until"],
         submitted_by=row["submitted_by"],
+        to_agent=f"{row['fleet']}/{row['to_agent']}" if row["to_agent"] else "",
+        kept_s=row["kept_s"],
     )
     # SQLite keeps any type in any column; one pass over the small fields finds what a damaged page left there.
     msgspec.convert({name: getattr(view, name) for name in _PLAIN_FIELDS}, _PlainFields)
@@ -196,6 +210,8 @@ class _PlainFields(msgspec.Struct):
     not_before: float | None
     kept_until: float | None
     submitted_by: str
+    to_agent: str
+    kept_s: float
 
 
 _PLAIN_FIELDS = _PlainFields.__struct_fields__
@@ -208,7 +224,8 @@ def stored_event(row: Mapping[Any, Any]) -> StoredEvent:
     except (ValueError, TypeError) as error:
         data = {"unreadable": f"this row of the record is damaged: {error}"}
     texts = {name: str(row[name]) for name in ("kind", "about", "text", "by")}
-    return StoredEvent(seq=int(row["seq"]), event=Event(at=number(row["at"]), data=data, **texts))
+    event = Event(at=number(row["at"]), data=data, **texts)
+    return StoredEvent(seq=int(row["seq"]), event=event, created=str(row["created"]))
 
 
 def agent_status(text: str) -> AgentStatus | None:
@@ -234,6 +251,7 @@ def _asked(said: Task | TaskResult, key: str) -> Row:
         "args": _json(said.args),
         "submitted_at": said.submitted_at,
         "submitted_by": _text(said.submitted_by),
+        "kept_s": said.kept_s,
     }
 
 

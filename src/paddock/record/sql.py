@@ -62,9 +62,9 @@ class SqlRecord:
             (queries.put_queued, rows.queued_rows(batch.queued)),
             (queries.put_running, rows.running_rows(batch.running)),
             (queries.put_result, rows.result_rows(batch.results)),
-            (queries.put_agent, rows.agent_rows(batch.agents)),
+            (queries.put_agent, rows.agent_rows(batch.agents, batch.at)),
             (queries.put_event, rows.event_rows(batch.events)),
-            (queries.put_cursor, [{"stream": stream, "seq": seq} for stream, seq in sorted(batch.cursors.items())]),
+            (queries.put_cursor, rows.cursor_rows(batch.cursors, batch.created)),
         ]
         if not any(values for _, values in writes):
             return
@@ -73,9 +73,9 @@ class SqlRecord:
                 if values:
                     connection.execute(query(self._dialect), values)
 
-    def cursor(self, stream: str) -> int:
+    def cursor(self, stream: str, created: str = "") -> int:
         with self._reading() as connection:
-            return int(connection.execute(queries.get_cursor(stream)).scalar() or 0)
+            return int(connection.execute(queries.get_cursor(stream, created)).scalar() or 0)
 
     def task(self, task_id: str) -> TaskView | None:
         with self._reading() as connection:
@@ -86,7 +86,18 @@ class SqlRecord:
         """TaskViews, newest first. `agent` (`fleet/name`): whose hands they are in, or who ended them."""
         place = _read_cursor("t", after, _TaskPlace) if after else None
         limit = min(max(limit, 1), PAGE_ITEMS_MAX)
-        query = queries.list_tasks(fleet=fleet, state=state, agent=agent, after=place, limit=limit + 1)
+        return self._task_page(
+            "t", queries.list_tasks(fleet=fleet, state=state, agent=agent, after=place, limit=limit + 1), limit
+        )
+
+    def unfinished(self, state: str, before: float, *, after: str = "", limit: int = 100) -> Page:
+        place = _read_cursor("u", after, _TaskPlace) if after else None
+        limit = min(max(limit, 1), PAGE_ITEMS_MAX)
+        return self._task_page(
+            "u", queries.list_unfinished(state=state, before=before, after=place, limit=limit + 1), limit
+        )
+
+    def _task_page(self, kind: str, query: sa.Select[Any], limit: int) -> Page:
         items: list[TaskView] = []
         size_bytes = 0
         with self._reading() as connection:
@@ -96,7 +107,7 @@ class SqlRecord:
                 if len(items) == limit or size_bytes > PAGE_BYTES_MAX:
                     found.close()
                     last = items[-1]
-                    return Page(items=items, next=_write_cursor("t", last.submitted_at, last.id))
+                    return Page(items=items, next=_write_cursor(kind, last.submitted_at, last.id))
                 size_bytes += len(str(row["args"])) + len(str(row["result"]))
                 items.append(rows.task_view(row))
         return Page(items=items)
@@ -120,11 +131,16 @@ class SqlRecord:
             query = queries.list_events(about=about, kind=kind, after=place, limit=limit + 1)
             found = connection.execute(query).mappings().all()
         items = [rows.stored_event(row) for row in found[:limit]]
-        return Page(items=items, next=_write_cursor("e", items[-1].seq) if len(found) > limit else None)
+        return Page(items=items, next=_write_cursor("e", found[limit - 1]["id"]) if len(found) > limit else None)
 
     def forget(self, now: float, *, limit: int = 1000) -> int:
         with self._writing() as connection:
             return connection.execute(queries.forget_tasks(now, limit)).rowcount
+
+    def prune(self, now: float, *, events_kept_s: float, agents_kept_s: float, limit: int = 1000) -> int:
+        with self._writing() as connection:
+            events = connection.execute(queries.prune_events(now - events_kept_s, limit)).rowcount
+            return events + connection.execute(queries.prune_agents(now - agents_kept_s, limit)).rowcount
 
     def ping(self) -> None:
         if self._file is not None and _file_identity(self._engine, self._place) != self._file:

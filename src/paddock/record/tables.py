@@ -33,6 +33,7 @@ tasks = sa.Table(
     sa.Column("not_before", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double),
     sa.Column("finished_at", sa.Double),
+    sa.Column("kept_s", sa.Double, nullable=False),
     sa.Column("kept_until", sa.Double),
     # Who told what was asked for: 0 a running note (it knows nothing of it), 1 a result, 2 the task itself.
     sa.Column("told_by", sa.SmallInteger, nullable=False),
@@ -52,13 +53,18 @@ agents = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
     sa.Index("agents_by_fleet", "fleet", "id"),
+    sa.Index("agents_seen", "seen_at"),
 )
 
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("seq", SEQ, primary_key=True, autoincrement=False),
+    # The order in which they were recorded: a stream that is made anew counts its sequences from 1 again.
+    sa.Column("id", SEQ, primary_key=True),
+    sa.Column("created", KEY, nullable=False),
+    sa.Column("seq", SEQ, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("kind", KEY, nullable=False),
     sa.Column("about", KEY, nullable=False),
@@ -67,14 +73,17 @@ events = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("data", sa.Text, nullable=False),
-    sa.Index("events_by_kind", "kind", "seq"),
-    sa.Index("events_by_about", "about", "seq"),
-    sa.Index("events_by_root", "root", "seq"),
+    sa.Index("events_once", "created", "seq", unique=True),
+    sa.Index("events_by_kind", "kind", "id"),
+    sa.Index("events_by_about", "about", "id"),
+    sa.Index("events_by_root", "root", "id"),
+    sa.Index("events_by_age", "at"),
 )
 
 cursors = sa.Table(
     "cursors",
     metadata,
     sa.Column("stream", KEY, primary_key=True),
+    sa.Column("created", KEY, nullable=False),
     sa.Column("seq", SEQ, nullable=False),
 )

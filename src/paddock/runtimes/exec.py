@@ -21,13 +21,13 @@ class ExecRuntime:
         self._live: set[process.Process] = set()
 
     async def check(self, spec: FleetSpec) -> list[Method] | None:
-        process.check_place(spec)
+        _check_place(spec)
         _find(spec)
         return spec.methods
 
     async def start(self, launch: Launch) -> Live:
         spec = launch.spec
-        process.check_place(spec)
+        _check_place(spec)
         args = [_fill(arg, launch) for arg in spec.command]
         args[0] = _find(spec, args[0]) if args else _find(spec)
         pid = process.spawn(
@@ -56,6 +56,17 @@ class ExecRuntime:
         self._live.add(live)
         live.on_end = lambda: self._live.discard(live)
         return live
+
+
+def _check_place(spec: FleetSpec) -> None:
+    """A command of another user than the node's gets neither credentials nor the node's socket: both are in the data
+    directory, which is for the node's user alone. So it can serve and be probed, but take no tasks."""
+    process.check_place(spec)
+    if spec.methods and process.find_user(spec.user) is not None:
+        raise TemplateBroken(
+            f"fleet {spec.name}: user {spec.user!r}: it has methods, but only agents of the node's own user can reach "
+            "the credentials that taking tasks needs; take out the user or the methods"
+        )
 
 
 def _fill(text: str, launch: Launch) -> str:

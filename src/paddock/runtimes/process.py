@@ -308,15 +308,6 @@ def find_user(name: str) -> pwd.struct_passwd | None:
     return entry
 
 
-def become_user(name: str) -> None:
-    """Give this process the identity of that user, for good."""
-    user = find_user(name)
-    if user is not None:
-        os.setgroups(os.getgrouplist(name, user.pw_gid))
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
-
-
 def check_place(spec: FleetSpec) -> None:
     """`TemplateBroken` when the spec's cwd, user or stop signal do not exist here."""
     if spec.cwd and not os.path.isdir(spec.cwd):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from paddock.testing.fabric import EPOCH
+from paddock.testing.store import EPOCH
 
 
 class VirtualClock:

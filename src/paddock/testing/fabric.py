@@ -10,39 +10,39 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from paddock.model.errors import Conflict, Denied, NoResponders, NotFound, QueueFull, TimedOut, TooLarge, Unavailable
+from paddock.model.errors import (
+    Conflict,
+    Denied,
+    NoResponders,
+    PaddockError,
+    QueueFull,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+)
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Delivery, Depth, Headers, Message, Stored, StreamSpec
 from paddock.testing.faults import Faults
 from paddock.testing.loop import current_process
 from paddock.testing.rights import Rights
-from paddock.testing.streams import Lane, Stream, later, overlap
-from paddock.testing.switchboard import Subscription, Switchboard
+from paddock.testing.standing import FakeStanding
+from paddock.testing.store import Store
+from paddock.testing.streams import Lane
+from paddock.testing.switchboard import Subscription
 
-EPOCH = 1_790_000_000.0
-"""Where the time of the simulated world begins, unless a clock says otherwise."""
-TAIL_NET_S = 1.0
-"""How soon a tail reads on when the wake was lost."""
 TAIL_BATCH = 500
 MESSAGE_BYTES_MAX = 1024 * 1024
 HEADERS_BYTES_MAX = 4096
 
 
-class FakeBroker:
-    """The state behind all connections. Use it in one event loop."""
+class FakeBroker(Store):
+    """What all connections share. Use it in one event loop."""
 
     def __init__(self, *, clock: Clock | None = None, faults: Faults | None = None) -> None:
-        self.faults = faults or Faults()
-        self.up = asyncio.Event()
-        self.up.set()
-        self.streams: dict[str, Stream] = {}
-        self.tails: dict[str, dict[asyncio.Event, None]] = {}
-        """Stream → who tails it, in order: a replay must draw the same dice for each."""
+        super().__init__(clock=clock, faults=faults)
         self.connections: list[FakeFabric] = []
-        self.core = Switchboard(self.faults, self._acknowledge)
-        self._clock = clock
         self._serial = 0
 
     def connect(self, identity: str = "server", *, rights: Rights | None = None) -> FakeFabric:
@@ -79,63 +79,6 @@ class FakeBroker:
         self.up.set()
         for connection in list(self.connections):
             connection.reconnected()
-
-    def now(self) -> float:
-        return self._clock.now() if self._clock is not None else EPOCH + asyncio.get_running_loop().time()
-
-    # --- for connections
-
-    def stream(self, name: str) -> Stream:
-        stream = self.streams.get(name)
-        if stream is None:
-            raise NotFound(f"there is no stream {name}")
-        return stream
-
-    def lane(self, stream: str, name: str) -> Lane:
-        lane = self.stream(stream).lanes.get(name)
-        if lane is None:
-            raise NotFound(f"stream {stream} has no lane {name}")
-        return lane
-
-    def owner(self, subject: str) -> Stream | None:
-        return next((stream for stream in self.streams.values() if stream.owns(subject)), None)
-
-    def ensure(self, spec: StreamSpec) -> None:
-        for other in self.streams.values():
-            clash = next((s for s in spec.subjects for o in other.spec.subjects if overlap(s, o)), None)
-            if other.spec.name != spec.name and clash is not None:
-                raise Conflict(f"{clash} of stream {spec.name} overlaps stream {other.spec.name}")
-        stream = self.streams.get(spec.name)
-        if stream is None:
-            stream = self.streams[spec.name] = Stream(spec, self.now, self._wake_tails)
-        stream.spec = spec
-        for lane, subject in spec.lanes.items():
-            stream.add_lane(lane, subject, ack_wait_s=spec.ack_wait_s)
-
-    def delete_stream(self, name: str) -> None:
-        stream = self.streams.pop(name, None)
-        if stream is None:
-            return
-        for lane in stream.lanes.values():
-            lane.close(NotFound(f"stream {name} was deleted"))
-        self._wake_tails(stream)
-
-    def _acknowledge(self, message: Message) -> None:
-        tokens = message.subject.split(".")
-        stream = self.streams.get(tokens[2])
-        lane = stream.lanes.get(tokens[3]) if stream is not None else None
-        if self.up.is_set() and lane is not None and len(tokens) >= 9:
-            lane.acknowledge(int(tokens[5]), message.data)
-        if message.reply:
-            self.core.answer(Message(message.reply))
-
-    def _wake_tails(self, stream: Stream) -> None:
-        for event in self.tails.get(stream.spec.name, ()):
-            for delay_s in self.faults.copies() or [TAIL_NET_S]:
-                if delay_s > 0:
-                    later(delay_s, event.set)
-                else:
-                    event.set()
 
 
 class FakeFabric:
@@ -297,6 +240,15 @@ class FakeFabric:
             raise
         return [delivery for delivery in taken if not self.broker.faults.strikes("lost_delivery")]
 
+    def stand(
+        self,
+        stream: str,
+        credits: Mapping[str, int],
+        handler: Callable[[Delivery], None],
+        ended: Callable[[PaddockError | None], None],
+    ) -> FakeStanding:
+        return FakeStanding(self, stream, credits, handler, ended)
+
     async def put_back(self, delivery: Delivery) -> None:
         self.broker.stream(delivery.stream).put_back(delivery)
         await self._hop()
@@ -318,7 +270,7 @@ class FakeFabric:
         await self._there(f"$JS.API.STREAM.INFO.{stream}")
         held = self.broker.stream(stream)
         held.expire()
-        depth = Depth(len(held.seqs), held.first_seq, held.last_seq, len(held.lanes))
+        depth = Depth(len(held.seqs), held.first_seq, held.last_seq, len(held.lanes), held.created)
         await self._hop()
         return depth
 

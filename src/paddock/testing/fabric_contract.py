@@ -316,12 +316,16 @@ class StoreContract:
         fabric = await under_test.connect()
         await fabric.ensure(LOG)
         await fabric.store("log.a", b"")
+        first = (await fabric.depth("LOG")).created
+        await fabric.ensure(LOG)
+        assert (await fabric.depth("LOG")).created == first != ""
         await fabric.delete_stream("LOG")
         await fabric.delete_stream("LOG")
         with pytest.raises(NotFound):
             await fabric.depth("LOG")
         await fabric.ensure(LOG)
         assert await fabric.store("log.a", b"") == 1
+        assert (await fabric.depth("LOG")).created != first
 
 
 class TailContract:

@@ -19,7 +19,7 @@ from paddock.agent.clock import HostClock
 from paddock.agent.runner import Runner, Who
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken, Unavailable
-from paddock.model.fleet import FleetSpec, Method
+from paddock.model.fleet import FleetSpec, Limits, Method
 from paddock.ports.fabric import Fabric
 from paddock.ports.runtime import Handle, Launch
 from paddock.testing.clock import VirtualClock
@@ -119,6 +119,18 @@ class SimProcess:
             self._over.set()
 
 
+class NoLimits:
+    """`paddock.node.limits.Limiter` of a host that has none: the simulated processes are all in this one."""
+
+    kind = "none"
+
+    def take(self, agent: str, pid: int, limits: Limits) -> None:
+        """Nothing is limited."""
+
+    def release(self, agent: str, exit: Exit) -> Exit:
+        return exit
+
+
 class Machine:
     """The processes of one host, and the runtime by which a node starts and finds them."""
 
@@ -137,6 +149,10 @@ class Machine:
         self._hand = type("Hand", (Hand,), {"began": self.began})
         self._processes: dict[int, SimProcess] = {}
         self._ticks = 0
+
+    def limiter(self, node: str) -> NoLimits:
+        """For its node."""
+        return NoLimits()
 
     # --- what a test asks
 
@@ -197,10 +213,8 @@ class Machine:
                 raise Unavailable("no fabric answers")
             return self.broker.agent(fleet, name)
 
-        runner = Runner(self._hand, launch.spec, Who.read(env), connect)
         clock = AgentClock(self.clock, self.dice)
-        for part in (runner, runner._link):
-            part._clock = clock
+        runner = Runner(self._hand, launch.spec, Who.read(env), connect, clock)
         code = await runner.run()
         held.ended(Exit(code=code))
         held.process.kill()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from paddock.fabric import subjects
-from paddock.fabric.identity import _permissions
+from paddock.fabric.permissions import PERMISSIONS
 from paddock.testing.streams import matches
 
 
@@ -38,7 +38,7 @@ class Rights(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, role: str, tags: Mapping[str, str]) -> Rights:
         """What the account grants a role, with its tags filled in."""
-        rules = _permissions()[role]
+        rules = PERMISSIONS[role]
         filled = {
             verb: [re.sub(r"{{tag\((\w+)\)}}", lambda tag: tags[tag[1]], rule) for rule in rules[verb]]
             for verb in ("pub", "sub")

@@ -15,20 +15,20 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextvars
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVarTuple, Unpack
 
 import msgspec
 
+from paddock.fabric.jetstream import duplicates_s
 from paddock.model.errors import Conflict, NotFound, QueueFull
 from paddock.ports.fabric import Delivery, Stored, StreamSpec
 
 Ts = TypeVarTuple("Ts")
 
-DUPLICATES_S = 0.1
-"""How long a stream knows the ids (`Nats-Msg-Id`) of what it stored; the same as `paddock.fabric` asks NATS for."""
-
+_MADE = itertools.count(1)
 HANDED_OUT = "Paddock-Handed-Out"
 """On a message that was put back: how often it had been handed out before."""
 
@@ -213,6 +213,7 @@ class Stream:
 
     def __init__(self, spec: StreamSpec, now: Callable[[], float], on_stored: Callable[[Stream], None]) -> None:
         self.spec = spec
+        self.created = f"made-{next(_MADE)}"
         self.messages: dict[int, Stored] = {}
         self.seqs: list[int] = []
         self.last_seq = 0
@@ -338,7 +339,7 @@ class Stream:
 
     def _seen(self, message_id: str) -> int:
         """The sequence of a message with this id that was stored a moment ago, or 0."""
-        oldest = asyncio.get_running_loop().time() - DUPLICATES_S
+        oldest = asyncio.get_running_loop().time() - duplicates_s(self.spec)
         while self._ids and next(iter(self._ids.values()))[1] < oldest:
             del self._ids[next(iter(self._ids))]
         return self._ids[message_id][0] if message_id in self._ids else 0

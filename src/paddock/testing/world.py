@@ -106,9 +106,15 @@ class World:
         )
 
         async def begin() -> None:
-            node = NodeService(config, self.broker.node("n1"), {"python": self.machine}, self.clock)
+            node = NodeService(
+                config,
+                self.broker.node("n1"),
+                {"python": self.machine},
+                self.clock,
+                limiter=self.machine.limiter,
+                dice=self.machine.dice.random,
+            )
             await node.start()
-            node._host.dice = self.machine.dice.random  # the host's own dice follow no seed
             self.node = node
             await node.run()
 

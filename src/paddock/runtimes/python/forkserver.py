@@ -71,6 +71,7 @@ class ForkServer:
             Fork(
                 id=number,
                 agent=launch.agent,
+                epoch=launch.epoch,
                 env=process.launch_env(launch),
                 folder=launch.folder,
                 log_path=launch.log_path,

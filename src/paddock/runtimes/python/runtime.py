@@ -31,14 +31,14 @@ class PythonRuntime:
         self._adopted: set[process.Process] = set()
 
     async def check(self, spec: FleetSpec) -> list[Method] | None:
-        process.check_place(spec)
+        _check_place(spec)
         answer = await _check_apart(spec, self._check_s_max)
         if answer.broken:
             raise TemplateBroken(answer.broken)
         return answer.methods
 
     async def start(self, launch: Launch) -> Live:
-        process.check_place(launch.spec)
+        _check_place(launch.spec)
         try:
             return await self._server(launch).fork(launch)
         except ServerGone:
@@ -83,6 +83,15 @@ class PythonRuntime:
         server = self._servers.get(key)
         if server is not None and server.gone:
             del self._servers[key]
+
+
+def _check_place(spec: FleetSpec) -> None:
+    process.check_place(spec)
+    if process.find_user(spec.user) is not None:
+        raise TemplateBroken(
+            f"fleet {spec.name}: user {spec.user!r}: an agent in Python needs its credentials and its node's socket, "
+            "which only the node's own user can reach; take that user, or a command (runtime exec)"
+        )
 
 
 async def _check_apart(spec: FleetSpec, limit_s: float) -> Answer:

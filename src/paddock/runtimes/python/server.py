@@ -3,8 +3,9 @@
     started ──Setup──> imports ──> frozen ──> serving ──its node's end──> exits, its children live on
                           └── broken: says why, exits
 
-One thread, no event loop. A child reports its own start on the pipe before it runs the user's code: so a server that
-is killed leaves no agent that its node does not know, and a child that cannot report does not run.
+One thread, no event loop. A child signs for its own start, in a file beside its folder, and then reports it on the
+pipe, before it runs the user's code: so a server that is killed leaves no agent that its node does not know, nor does
+one whose node is killed; and a child that cannot report does not run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import msgspec
 
 from paddock.model.errors import PaddockError
 from paddock.model.fleet import FleetSpec
+from paddock.runtimes import starts
 from paddock.runtimes.python.load import last_line, load
 from paddock.runtimes.python.wire import RUN_ENV, RUNNER, Fork, Report, Setup, frames, line
 
@@ -124,7 +126,9 @@ class Server:
         try:
             try:
                 self._become(fork, spec)
-                self._say(Report(what="started", id=fork.id, pid=os.getpid(), ticks=_own_ticks()))
+                start = starts.of_this_process(fork.epoch)
+                starts.write(fork.folder, start)
+                self._say(Report(what="started", id=fork.id, pid=start.pid, ticks=start.ticks))
             except BaseException as error:
                 self._say(Report(what="failed", id=fork.id, text=last_line(error)))
                 os._exit(EXIT_NOT_STARTED)
@@ -144,7 +148,7 @@ class Server:
         os._exit(code & 0xFF)
 
     def _become(self, fork: Fork, spec: FleetSpec) -> None:
-        """Make the copy of the server an agent: session, signals, files, folder, user, environment."""
+        """Make the copy of the server an agent: session, signals, files, folder, environment."""
         os.setsid()
         os.umask(0o077)
         signal.set_wakeup_fd(-1)
@@ -157,10 +161,6 @@ class Server:
         os.dup2(log, 2)
         os.close(log)
         os.chdir(spec.cwd or fork.folder)
-        if spec.user:
-            from paddock.runtimes.process import become_user
-
-            become_user(spec.user)
         os.environ.clear()
         os.environ.update(fork.env)
         sys.argv = [fork.agent]
@@ -187,11 +187,6 @@ def name_process(agent: str) -> None:
     """Let `ps` and `top` show the agent's name; the kernel keeps 15 characters."""
     with open("/proc/self/comm", "w") as file:
         file.write(agent[-15:])
-
-
-def _own_ticks() -> int:
-    with open("/proc/self/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ class Fork(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     agent: str
+    epoch: int
     env: dict[str, str]
     folder: str
     log_path: str

@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("not_before", sa.Double, nullable=False),
         sa.Column("started_at", sa.Double),
         sa.Column("finished_at", sa.Double),
+        sa.Column("kept_s", sa.Double, nullable=False),
         sa.Column("kept_until", sa.Double),
         sa.Column("told_by", sa.SmallInteger, nullable=False),
     )
@@ -44,6 +45,11 @@ def upgrade() -> None:
     op.create_index("tasks_by_fleet_state", "tasks", ["fleet", "state", "submitted_at", "id"])
     op.create_index("tasks_by_agent", "tasks", ["agent", "submitted_at", "id"])
     op.create_index("tasks_kept", "tasks", ["kept_until"])
+    _facts()
+
+
+def _facts() -> None:
+    """What is known beside the tasks."""
     op.create_table(
         "agents",
         sa.Column("id", KEY, primary_key=True),
@@ -51,11 +57,15 @@ def upgrade() -> None:
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
+        sa.Column("seen_at", sa.Double, nullable=False),
     )
     op.create_index("agents_by_fleet", "agents", ["fleet", "id"])
+    op.create_index("agents_seen", "agents", ["seen_at"])
     op.create_table(
         "events",
-        sa.Column("seq", SEQ, primary_key=True, autoincrement=False),
+        sa.Column("id", SEQ, primary_key=True),
+        sa.Column("created", KEY, nullable=False),
+        sa.Column("seq", SEQ, nullable=False),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("kind", KEY, nullable=False),
         sa.Column("about", KEY, nullable=False),
@@ -64,12 +74,15 @@ def upgrade() -> None:
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("data", sa.Text, nullable=False),
     )
-    op.create_index("events_by_kind", "events", ["kind", "seq"])
-    op.create_index("events_by_about", "events", ["about", "seq"])
-    op.create_index("events_by_root", "events", ["root", "seq"])
+    op.create_index("events_once", "events", ["created", "seq"], unique=True)
+    op.create_index("events_by_kind", "events", ["kind", "id"])
+    op.create_index("events_by_about", "events", ["about", "id"])
+    op.create_index("events_by_root", "events", ["root", "id"])
+    op.create_index("events_by_age", "events", ["at"])
     op.create_table(
         "cursors",
         sa.Column("stream", KEY, primary_key=True),
+        sa.Column("created", KEY, nullable=False),
         sa.Column("seq", SEQ, nullable=False),
     )
 
