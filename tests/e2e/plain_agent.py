@@ -68,7 +68,7 @@ async def handle(nc, node, message):
 
 
 async def work(nc, node, consumer):
-    inbox = f"{nc.new_inbox()}.p.{consumer}"
+    inbox = nc.new_inbox()
     waiting = await nc.subscribe(inbox)
     while True:
         ask = {"batch": 1, "expires": 5_000_000_000}

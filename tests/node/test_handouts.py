@@ -49,8 +49,8 @@ class Mill:
     async def pulled(self, name: str = "0") -> Delivery:
         """What this agent is handed next."""
         agent = await self.agent(name)
-        (delivery,) = await agent.pull(STREAM, LANE, wait_s=LIMIT_S)
-        return delivery
+        found = await soon(lambda: agent.pull(STREAM, LANE), what="something is handed out", limit_s=LIMIT_S)
+        return found[0]
 
     async def seen(self) -> None:
         """The node has seen all that was handed out so far: its own answers come after it."""
@@ -125,7 +125,8 @@ async def test_a_pull_that_a_dead_agent_left_waiting_is_given_back_and_then_drop
     handouts.greeted()
     agent = await mill.agent("0")
     # As if it was killed while it waited: nobody but the node listens to the answer.
-    inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.p.1"
+    inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
+    handouts.waits(inbox)
     ask = msgspec.json.encode({"batch": 1, "expires": int(LIMIT_S * 1e9)})
     agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
     await agent.flush()
@@ -141,6 +142,33 @@ async def test_a_pull_that_a_dead_agent_left_waiting_is_given_back_and_then_drop
     await agent.flush()
     seq = await mill.queue("T2")
     assert (await mill.pulled("1")).seq == seq, "it went to nobody before"
+
+
+async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives(mill: Mill) -> None:
+    handouts = mill.listens()
+    handouts.greeted()
+    agent = await mill.agent("0")
+    inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
+    handouts.waits(inbox)
+    ask = msgspec.json.encode({"batch": 5, "expires": int(LIMIT_S * 1e9)})
+    agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
+    await agent.flush()
+    seq = await mill.queue("T1")  # its agent has unsubscribed already; only the node sees this
+    await mill.seen()
+    handouts.waits_no_more(inbox)
+    again = await mill.pulled("1")
+    assert (again.delivered, again.seq) == (1, seq + 1)
+    seq = await mill.queue("T2")
+    assert (await mill.pulled("1")).seq == seq, "nobody listens there, so it was not served again"
+    handouts.close()
+
+
+@pytest.mark.parametrize("inbox", ["_INBOX.agent.here.mill.1.1.x", "_INBOX.agent.here.mill.0.1.>", "work.mill.>", ""])
+async def test_an_agent_cannot_make_its_node_listen_elsewhere(mill: Mill, inbox: str) -> None:
+    handouts = mill.listens()
+    handouts.waits(inbox)
+    assert not handouts._waits
+    handouts.close()
 
 
 async def test_nothing_is_taken_from_who_holds_it_now(mill: Mill) -> None:

@@ -45,6 +45,7 @@ class NodeLink:
         self._agent, self._epoch, self._path, self._token = agent, epoch, path, token
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
+        self._waits: dict[str, None] = {}
         self._ready = False
         self._socket: socket.socket | None = None
         self._refused = False
@@ -58,6 +59,17 @@ class NodeLink:
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
             self._send({"op": "drop", "task": task_id})
+
+    def wait(self, inbox: str) -> None:
+        """Work may come to this reply subject; the node listens there too."""
+        if inbox:
+            self._waits[inbox] = None
+            self._send({"op": "wait", "inbox": inbox})
+
+    def unwait(self, inbox: str) -> None:
+        """Nothing comes there any more that this agent would get."""
+        if self._waits.pop(inbox, 0) is None:
+            self._send({"op": "unwait", "inbox": inbox})
 
     def ready(self) -> None:
         self._ready = True
@@ -88,12 +100,12 @@ class NodeLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.setblocking(False)
             await loop.sock_connect(line, self._path)
-            told, ready = dict(self._holds), self._ready
+            told, ready, waits = dict(self._holds), self._ready, list(self._waits)
             # A hello may be longer than the socket's buffer; what is noted while it goes out follows after it.
             await loop.sock_sendall(line, msgspec.json.encode(self._hello()) + b"\n")
             self._socket = line
             try:
-                self._catch_up(told, ready)
+                self._catch_up(told, ready, waits)
                 self.beat()
                 await self._read(line, orders)
             finally:
@@ -110,7 +122,13 @@ class NodeLink:
                 if text.strip():
                     self._obey(msgspec.json.decode(text, type=Line), orders)
 
-    def _catch_up(self, told: dict[str, str], ready: bool) -> None:
+    def _catch_up(self, told: dict[str, str], ready: bool, waits: list[str]) -> None:
+        for inbox in waits:
+            if inbox not in self._waits:
+                self._send({"op": "unwait", "inbox": inbox})
+        for inbox in self._waits:
+            if inbox not in waits:
+                self._send({"op": "wait", "inbox": inbox})
         for task in told.keys() - self._holds.keys():
             self._send({"op": "drop", "task": task})
         for task, ack in self._holds.items():
@@ -127,6 +145,7 @@ class NodeLink:
             "token": self._token,
             "pid": os.getpid(),
             "holds": [{"task": task, "ack": ack} for task, ack in self._holds.items()],
+            "waits": list(self._waits),
             "ready": self._ready,
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from paddock.agent.context import Context
 from paddock.agent.owner import Owner
@@ -107,12 +108,14 @@ class Puller:
         credit = min(self._worker.free, CREDIT_MAX)
         self._credits = dict.fromkeys(lanes, credit)
         self._brought, self._failure = False, None
-        self._standing = self._context.fabric.stand(self._stream, self._credits, self._arrived, self._wait_over)
+        standing = self._context.fabric.stand(self._stream, self._credits, self._arrived, self._wait_over)
+        self._standing = standing
+        self._worker.link.wait(standing.inbox)
         try:
             await self._poked.wait()
         finally:
-            self._standing.close()
             self._standing = None
+            standing.close(partial(self._worker.link.unwait, standing.inbox))
         if self._own and not self._brought:
             await self._close_own_lanes()
         if self._failure is not None:

@@ -46,7 +46,7 @@ class Worker:
     """Runs what the puller hands it; `free` says how many more it takes."""
 
     def __init__(self, context: Context, caller: Caller, link: NodeLink, owner: Owner, *, slots: int) -> None:
-        self._context, self._caller, self._link, self._owner = context, caller, link, owner
+        self._context, self._caller, self.link, self._owner = context, caller, link, owner
         self._slots = slots
         self._held: dict[str, Held] = {}
         self._busy = 0
@@ -93,7 +93,7 @@ class Worker:
         held = Held(delivery, self._decode(delivery), self._context.clock.now())
         self._held[delivery.ack] = held
         try:
-            self._link.hold(held.task.id, delivery.ack)
+            self.link.hold(held.task.id, delivery.ack)
             try:
                 await self._work(held)
             except Exception as error:  # our own bug; the task must not be lost with it
@@ -101,7 +101,7 @@ class Worker:
                 self._put_back(held, UNSTORABLE_DELAY_S)
             # A cancelled one is not dropped: its node gives it back when this process has ended.
             held.settled = True
-            self._link.drop(held.task.id)
+            self.link.drop(held.task.id)
             self.changed()
             if held.call is not None and held.call.work is not None and not held.call.work.done():
                 await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot

@@ -20,7 +20,7 @@ from paddock.fabric.identity import Creds
 from paddock.fabric.jetstream import ApiReply, PubAck, reply_decoder, stored_of, stream_config, translate
 from paddock.fabric.standing import ATTEMPTS_HEADER, Standing, delivery_of
 from paddock.fabric.subjects import wake
-from paddock.fabric.subscription import Subscription
+from paddock.fabric.subscription import Listening
 from paddock.model.errors import (
     Conflict,
     Denied,
@@ -79,11 +79,11 @@ class NatsFabric:
     def publish(self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None) -> None:
         self.connection.publish(subject, data, reply, headers)
 
-    def subscribe(self, subject: str, handler: Callable[[Message], None], *, queue: str = "") -> Subscription:
+    def subscribe(self, subject: str, handler: Callable[[Message], None], *, queue: str = "") -> Listening:
         def on_message(subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
             handler(Message(subject, data, reply, headers))
 
-        return self.connection.subscribe(subject, on_message, queue)
+        return Listening(self.connection.subscribe(subject, on_message, queue))
 
     async def request(
         self, subject: str, data: bytes = b"", *, timeout_s: float = 5.0, headers: Headers | None = None
@@ -199,7 +199,7 @@ class NatsFabric:
             ask["no_wait"] = True
         if not self.connection.connected:
             raise Unavailable("the fabric is away")
-        inbox = self.connection.own_inbox("p")
+        inbox = self.connection.own_inbox("w" if wait_s else "n")
         held = self.connection.subscribe(inbox, on_message)
         asked = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{lane}"
         self.connection.publish(asked, msgspec.json.encode(ask), inbox)

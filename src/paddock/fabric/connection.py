@@ -25,7 +25,7 @@ import msgspec
 from paddock import __version__
 from paddock.fabric.identity import Creds
 from paddock.fabric.subscription import RawHandler, Subscription
-from paddock.fabric.wire import Parser, ProtocolError, frame, parse_headers
+from paddock.fabric.wire import Info, Parser, ProtocolError, frame, parse_headers
 from paddock.model.errors import Denied, NoResponders, Refused, TimedOut, Unavailable
 from paddock.ports.fabric import Message
 
@@ -34,13 +34,6 @@ BUFFER_BYTES_MAX = 4 * 1024 * 1024
 RETRY_S_MAX = 1.0
 """Longest wait between two tries; each is drawn at random below a limit that doubles from 50 ms, against storms."""
 PING_S = 30.0
-
-
-class _Info(msgspec.Struct):
-    nonce: str = ""
-    version: str = ""
-    max_payload: int = 1_048_576
-    tls_required: bool = False
 
 
 class Connection(asyncio.Protocol):
@@ -138,9 +131,13 @@ class Connection(asyncio.Protocol):
             self._write(held.line)
         return held
 
-    def unsubscribe(self, held: Subscription, late: RawHandler | None = None) -> None:
-        """Stop it. Messages that were on their way go to `late` until the server has surely heard."""
+    def unsubscribe(
+        self, held: Subscription, late: RawHandler | None = None, done: Callable[[], None] | None = None
+    ) -> None:
+        """Stop it. Messages that were on their way go to `late` until the server has surely heard; then `done`."""
         if self._subscriptions.pop(held.sid, None) is None or not self._up.is_set():
+            if done is not None:
+                done()
             return
         self._write(b"UNSUB %d\r\n" % held.sid)
         if late is not None:
@@ -148,6 +145,8 @@ class Connection(asyncio.Protocol):
 
             def heard() -> None:
                 self._late.pop(held.sid, None)
+                if done is not None:
+                    done()
 
             self._pongs.append(heard)
             self._write(b"PING\r\n")
@@ -312,7 +311,7 @@ class Connection(asyncio.Protocol):
         elif verb == b"PONG":
             self._on_pong()
         elif verb == b"INFO":
-            info = msgspec.json.decode(rest, type=_Info)
+            info = msgspec.json.decode(rest, type=Info)
             self._nonce, self.server_version, self.max_payload = info.nonce.encode(), info.version, info.max_payload
             if self._hello is not None and not self._hello.done():
                 self._hello.set_result(None)
@@ -360,10 +359,12 @@ class Connection(asyncio.Protocol):
         for future in list(self._waiters):
             if not future.done():
                 future.set_exception(gone)
-        for pong in self._pongs:
-            if isinstance(pong, asyncio.Future) and not pong.done():
+        pongs, self._pongs = self._pongs, []
+        for pong in pongs:
+            if not isinstance(pong, asyncio.Future):
+                pong()
+            elif not pong.done():
                 pong.set_exception(gone)
-        self._pongs.clear()
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(gone)
         self._lost.set()

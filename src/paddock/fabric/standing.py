@@ -41,18 +41,18 @@ class Standing:
             raise Unavailable("the fabric is away")
         self._connection, self._late, self._stream = connection, late, stream
         self._handler, self._ended = handler, ended
-        self._inbox = connection.own_inbox("p")
-        self._subscription = connection.subscribe(self._inbox, self._on_message)
+        self.inbox = connection.own_inbox("w")
+        self._subscription = connection.subscribe(self.inbox, self._on_message)
         for lane, credit in credits.items():
             self.renew(lane, credit)
 
     def renew(self, lane: str, credit: int) -> None:
         ask = {"batch": credit, "expires": int(WAIT_S * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{lane}"
-        self._connection.publish(subject, msgspec.json.encode(ask), self._inbox)
+        self._connection.publish(subject, msgspec.json.encode(ask), self.inbox)
 
-    def close(self) -> None:
-        self._subscription.close(late=self._late)
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        self._subscription.close(self._late, done)
 
     def _on_message(self, subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
         if not status:

@@ -118,9 +118,9 @@ def agent_inbox(node: str, fleet: str, name: str, epoch: int | None = None) -> s
 
 
 def agent_pulls(inbox: str) -> str:
-    """What an incarnation is handed: reply subjects of its pulls. Its node listens too, and gives back what came to an
-    agent that died before it could note it."""
-    return f"{inbox}.*.p.*"
+    """Reply subjects of the pulls that an incarnation does not wait in. Its node listens too, and gives back what came
+    to an agent that died before it could note it. (What it waits in it tells its node: `wait` in docs/protocol.md.)"""
+    return f"{inbox}.*.n.*"
 
 
 def wanted_fleet(fleet: str) -> str:

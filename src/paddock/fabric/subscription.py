@@ -24,5 +24,16 @@ class Subscription:
         queue = f" {self.queue}" if self.queue else ""
         return f"SUB {self.subject}{queue} {self.sid}\r\n".encode()
 
-    def close(self, late: RawHandler | None = None) -> None:
-        self._connection.unsubscribe(self, late)
+    def close(self, late: RawHandler | None = None, done: Callable[[], None] | None = None) -> None:
+        """What was on its way goes to `late`; `done` is called when nothing can come any more."""
+        self._connection.unsubscribe(self, late, done)
+
+
+class Listening:
+    """See `paddock.ports.fabric.Subscription`."""
+
+    def __init__(self, held: Subscription) -> None:
+        self._held = held
+
+    def close(self, *, late: bool = False) -> None:
+        self._held.close(self._held.handler if late else None)

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 LINE_BYTES_MAX = 64 * 1024
 """Longest control line accepted (INFO carries the server's description); longer is garbage, not NATS."""
 
 HEADER_LINE = b"NATS/1.0"
+
+
+class Info(msgspec.Struct):
+    """What the server says of itself in INFO, as far as it matters here."""
+
+    nonce: str = ""
+    version: str = ""
+    max_payload: int = 1_048_576
+    tls_required: bool = False
 
 
 class ProtocolError(Exception):

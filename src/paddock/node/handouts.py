@@ -5,8 +5,9 @@
         └── its line breaks, or too long ago to be sure ──> left to the ack time-out
 
 A process that dies leaves pulls waiting in the fabric, and messages on their way to it: nobody would note those, and
-they would lie until the ack time-out. So the node listens to the replies of the pulls of each of its agents; shortly
-after a death it stops listening, and with the last listener gone the fabric drops the dead one's pulls.
+they would lie until the ack time-out. So the node listens to the replies of the pulls of each of its agents, and where
+an agent waits for work (it says so: a wait that is over must have no listener, or the fabric would go on serving it);
+shortly after a death it stops listening, and with the last listener gone the fabric drops the dead one's pulls.
 
 Only what surely never began is given back: the fabric takes a message away from who holds it now, even when the word
 comes from who held it before. So an agent that has never noted anything (a program of another kind than ours, that
@@ -21,11 +22,13 @@ from paddock.fabric import subjects
 from paddock.fabric.standing import delivery_of
 from paddock.model.fleet import FleetSpec
 from paddock.node.host import Host
-from paddock.ports.fabric import Delivery, Message
+from paddock.ports.fabric import Delivery, Message, Subscription
 
 OPEN_BYTES_MAX = 4_000_000
 NOTED_MAX = 256
 """Notes that came before the hand-out itself was seen here are remembered so far back."""
+WAITS_MAX = 16
+NOT_A_SUBJECT = frozenset("*> \t\r\n")
 BURIAL_S = 2.0
 """How long after a death hand-outs to it are still waited for."""
 SURE = 0.5
@@ -40,8 +43,8 @@ class Handouts:
     def __init__(self, host: Host, spec: FleetSpec, name: str, epoch: int) -> None:
         self._host, self._key = host, (f"{spec.name}/{name} {epoch}", "bury")
         inbox = subjects.agent_inbox(host.config.id, spec.name, name, epoch)
-        self._open: OrderedDict[str, tuple[Delivery, float]] = OrderedDict()
-        """By ack subject; and when it was seen."""
+        self._open: OrderedDict[str, tuple[Delivery, float, str]] = OrderedDict()
+        """By ack subject; when it was seen, and in which wait."""
         self._open_bytes = 0
         self._noted: OrderedDict[str, None] = OrderedDict()
         self._sure_s = SURE * spec.ack_wait_s
@@ -51,10 +54,15 @@ class Handouts:
         """It is, or was until its line broke, on speaking terms."""
         self._broke_at: float | None = None
         self._dead = False
+        self._inbox = f"{inbox}."
+        self._waits: dict[str, Subscription] = {}
         self._subscription = host.fabric.subscribe(subjects.agent_pulls(inbox), self._seen)
 
     def greeted(self) -> None:
-        """It told of all that it holds; what it was handed before and did not name is over."""
+        """It told of all that it holds; what it was handed before and did not name is over. Its waits follow."""
+        for subscription in self._waits.values():
+            subscription.close()
+        self._waits.clear()
         self._open.clear()
         self._open_bytes = 0
         self._told, self._broke_at = True, None
@@ -62,6 +70,23 @@ class Handouts:
     def hung_up(self) -> None:
         """Its line broke: from now on it may hold what it cannot note here."""
         self._broke_at = self._host.clock.monotonic()
+
+    def waits(self, inbox: str) -> None:
+        """It waits for work at this reply subject."""
+        own = inbox.startswith(self._inbox) and not NOT_A_SUBJECT & set(inbox)
+        if own and inbox not in self._waits and len(self._waits) < WAITS_MAX:
+            self._waits[inbox] = self._host.fabric.subscribe(inbox, lambda message: self._seen(message, inbox))
+
+    def waits_no_more(self, inbox: str) -> None:
+        """It has had everything from there that it will ever have; what only this node saw goes back."""
+        subscription = self._waits.pop(inbox, None)
+        if subscription is None:
+            return
+        subscription.close(late=True)
+        for ack, (delivery, _, came_by) in list(self._open.items()):
+            if came_by == inbox:
+                self._open_bytes -= len(self._open.pop(ack)[0].data)
+                self._give_back(delivery)
 
     def noted(self, ack: str) -> None:
         """It told us of this hand-out; what follows of it is told by holds and drops."""
@@ -79,27 +104,30 @@ class Handouts:
         broken_s = 0.0 if self._broke_at is None else now - self._broke_at
         self._told = self._told and self._notes and broken_s <= LAST_GASP_S
         self._dead = True
-        for delivery, seen_at in self._open.values():
+        for delivery, seen_at, _ in self._open.values():
             if now - seen_at < self._sure_s:
                 self._give_back(delivery)
         self._open.clear()
-        self._host.deadlines.set(self._key, BURIAL_S, lambda late_s: self._subscription.close())
+        self._host.deadlines.set(self._key, BURIAL_S, lambda late_s: self.close())
 
     def close(self) -> None:
-        """Listen no more; its process lives on."""
+        """Listen no more."""
         self._subscription.close()
+        for subscription in self._waits.values():
+            subscription.close()
+        self._waits.clear()
 
-    def _seen(self, message: Message) -> None:
+    def _seen(self, message: Message, wait: str = "") -> None:
         if not message.reply.startswith("$JS.ACK."):
             return  # a status of the pull
         if message.reply in self._noted:
             del self._noted[message.reply]
             return
         delivery = delivery_of(message.subject, message.reply, message.headers, message.data)
-        if self._dead:
+        if self._dead or (wait and wait not in self._waits):
             self._give_back(delivery)
             return
-        self._open[message.reply] = delivery, self._host.clock.monotonic()
+        self._open[message.reply] = delivery, self._host.clock.monotonic(), wait
         self._open_bytes += len(delivery.data)
         while self._open_bytes > OPEN_BYTES_MAX or len(self._open) > NOTED_MAX:
             self._open_bytes -= len(self._open.popitem(last=False)[1][0].data)

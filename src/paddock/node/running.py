@@ -119,6 +119,14 @@ class Incarnation:
         if self.holds.pop(task, None) is not None:
             self.host.journal.note(Dropped(self.id, task))
 
+    def said_wait(self, inbox: str) -> None:
+        if self.handouts is not None:
+            self.handouts.waits(inbox)
+
+    def said_unwait(self, inbox: str) -> None:
+        if self.handouts is not None:
+            self.handouts.waits_no_more(inbox)
+
     def hung_up(self, link: Link) -> None:
         if self.link is link:
             self.link = None

@@ -174,6 +174,8 @@ class NodeService:
         agent = self.fleets.agents.get(line.agent)
         if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
             agent.attach(link, {hold.task: hold.ack for hold in line.holds}, line.ready)
+            for inbox in line.waits:
+                agent.said_wait(inbox)
             return agent
         self._end_stray(line, pid)
         return f"{line.agent} with epoch {line.epoch} is not what this node keeps"

@@ -51,6 +51,8 @@ class Line(msgspec.Struct, frozen=True):
     failed: int = 0
     task: str = ""
     ack: str = ""
+    inbox: str = ""
+    waits: list[str] = []
 
 
 _decode = msgspec.json.Decoder(Line).decode
@@ -63,6 +65,8 @@ class Listener(Protocol):
     def said_beat(self, done: int, failed: int) -> None: ...
     def said_hold(self, task: str, ack: str) -> None: ...
     def said_drop(self, task: str) -> None: ...
+    def said_wait(self, inbox: str) -> None: ...
+    def said_unwait(self, inbox: str) -> None: ...
     def hung_up(self, link: Link) -> None: ...
 
 
@@ -163,6 +167,10 @@ class Link(asyncio.Protocol):
             listener.said_drop(line.task)
         elif line.op == "ready":
             listener.said_ready()
+        elif line.op == "wait":
+            listener.said_wait(line.inbox)
+        elif line.op == "unwait":
+            listener.said_unwait(line.inbox)
         # other words are from a newer agent; what this node does not know, it need not do
 
     def _greet(self, line: Line) -> None:

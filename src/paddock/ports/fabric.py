@@ -80,18 +80,25 @@ class Depth(msgspec.Struct, frozen=True):
 
 
 class Subscription(Protocol):
-    def close(self) -> None: ...
+    def close(self, *, late: bool = False) -> None:
+        """Listen no more. With `late`, what was on its way already still comes to the handler."""
+        ...
 
 
 class Standing(Protocol):
     """A wait in several lanes at once."""
 
+    @property
+    def inbox(self) -> str:
+        """The reply subject of this wait."""
+        ...
+
     def renew(self, lane: str, credit: int) -> None:
         """Let `lane` bring `credit` more."""
         ...
 
-    def close(self) -> None:
-        """Wait no more; what arrives nevertheless is put back."""
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        """Wait no more; what arrives nevertheless is put back. `done` is called when nothing can arrive any more."""
         ...
 
 

@@ -24,6 +24,7 @@ class FakeStanding:
     ) -> None:
         if not fabric.connected:
             raise Unavailable("the fabric is away")
+        self.inbox = ""
         self._fabric, self._stream, self._handler, self._ended = fabric, stream, handler, ended
         self._waits: set[asyncio.Task[None]] = set()
         for lane, credit in credits.items():
@@ -34,9 +35,11 @@ class FakeStanding:
         self._waits.add(wait)
         wait.add_done_callback(self._waits.discard)
 
-    def close(self) -> None:
+    def close(self, done: Callable[[], None] | None = None) -> None:
         for wait in self._waits:
             wait.cancel()
+        if done is not None:
+            done()
 
     async def _wait(self, lane: str, credit: int) -> None:
         try:

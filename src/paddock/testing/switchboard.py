@@ -27,7 +27,7 @@ class Subscription:
         if self._open:
             self._handler(message)
 
-    def close(self) -> None:
+    def close(self, *, late: bool = False) -> None:
         if self._open and self._at is not None:
             self._open = False
             self._at.unsubscribe(self)
