@@ -28,6 +28,7 @@ from paddock.testing import loop as virtual
 from paddock.testing.broker import RealBroker
 from paddock.testing.clock import VirtualClock
 from paddock.testing.fabric import FakeBroker, FakeFabric
+from paddock.testing.wait import until
 
 # --- deadlines
 
@@ -363,6 +364,6 @@ def test_orphans_are_reaped_and_watched_children_left_alone() -> None:
 
 def test_a_process_is_found_by_its_environment() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"MARK": "x" * 30, "N": "5"})
-    assert process.find_by_env({"MARK": "x" * 30, "N": "5"}) == child.pid
+    until(lambda: process.find_by_env({"MARK": "x" * 30, "N": "5"}) == child.pid, what="its environment is shown")
     assert process.find_by_env({"MARK": "x" * 30, "N": "6"}) == 0
     child.communicate(b"\n")

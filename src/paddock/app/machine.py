@@ -176,7 +176,7 @@ def _ask_keeper(data: DataDir, say: Say, limit_s: float) -> bool:
     end = time.monotonic() + limit_s
     told: set[str] = set()
     with _Pid(running.pid) as process:
-        while running.alive and data.running("keeper") == running:
+        while running.alive:
             for role in reversed(ORDER):
                 if role not in told and data.running(role) is None:
                     told.add(role)
