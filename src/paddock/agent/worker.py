@@ -210,6 +210,9 @@ class Worker:
             started_at=held.started_at,
             finished_at=self._context.clock.now(),
             kept_s=task.kept_s,
+            timeout_s=task.timeout_s,
+            max_attempts=task.max_attempts,
+            repeatable=task.repeatable,
             to_agent=task.agent,
         )
 

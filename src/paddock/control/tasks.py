@@ -238,6 +238,9 @@ class Tasks:
             started_at=view.started_at or 0.0,
             finished_at=self._clock.now(),
             kept_s=task.kept_s if task is not None else view.kept_s,
+            timeout_s=task.timeout_s if task is not None else 0.0,
+            max_attempts=task.max_attempts if task is not None else 0,
+            repeatable=task.repeatable if task is not None else True,
             to_agent=task.agent if task is not None else view.to_agent.partition("/")[2],
         )
 
@@ -245,6 +248,10 @@ class Tasks:
         view = await self.task(task_id)
         if view.state not in (TaskState.DEAD, TaskState.FAILED, TaskState.CANCELLED):
             raise Refused(f"task {task_id} is {view.state}; only dead, failed and cancelled tasks can be replayed")
+        stored = await self._fabric.last(subjects.RESULTS, subjects.result(view.fleet, task_id))
+        if stored is None:
+            raise Refused(f"task {task_id} ended too long ago: how it was to be run is known no more; submit it anew")
+        ended = read_result(stored)
         request = TaskRequest(
             method=view.method,
             fleet="" if view.to_agent else view.fleet,
@@ -252,6 +259,9 @@ class Tasks:
             args=view.args,
             priority=view.priority,
             kept_s=view.kept_s,
+            timeout_s=ended.timeout_s,
+            max_attempts=ended.max_attempts,
+            repeatable=ended.repeatable,
         )
         return await self.submit(request, by=by)
 

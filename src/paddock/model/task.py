@@ -99,6 +99,10 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kept_s: float = 604_800.0
     to_agent: str = ""
     """The task's own `agent`: whom it was addressed to."""
+    timeout_s: float = 0.0
+    """This and the next two as in the task, so that a replay is the same task again."""
+    max_attempts: int = 0
+    repeatable: bool = True
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
