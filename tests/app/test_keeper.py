@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -97,6 +98,30 @@ async def test_a_role_that_dies_is_started_again_and_it_is_said(data: DataDir) -
 
     await kept(keeper, work)
     assert any(f"node (pid {before}) ended: killed by SIGKILL; starting it again" in line for line in said)
+    await keeper.stop()
+
+
+async def test_a_role_that_runs_but_does_not_work_is_started_again(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paddock.app.keeper.UNWELL_EVERY_S", 0.05)
+    said: list[str] = []
+    sick = ["full"]
+
+    async def unwell() -> str:
+        return sick[0]
+
+    keeper = Keeper(data, [dataclasses.replace(role(data, "fabric"), unwell=unwell)], said.append)
+    await keeper.start()
+    first = pid(data, "fabric")
+
+    async def work() -> None:
+        await until(lambda: any("does not work (full)" in line for line in said))
+        sick[0] = ""
+        await until(lambda: pid(data, "fabric") not in (0, first))
+        keeper.ask_stop()
+
+    await kept(keeper, work)
     await keeper.stop()
 
 

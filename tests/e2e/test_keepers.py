@@ -90,6 +90,25 @@ def test_killing_everything_but_the_agents_and_coming_up_again_adopts_them(
     assert after["sleeper/1"] != before["sleeper/1"]
 
 
+def test_children_of_an_agent_that_died_with_its_node_are_ended(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(
+        "paddock: 1\nfleets:\n  parent: {command: [sh, -c, 'sleep 86399 & while :; do sleep 1; done']}\n"
+    )
+    installation.up(tmp_path / "m.yaml")
+    agent = installation.ready("parent", 1)["parent/0"]["pid"]
+
+    def child() -> psutil.Process | None:
+        found = [process for process in psutil.Process(agent).children() if "86399" in process.cmdline()]
+        return found[0] if found else None
+
+    left = until(child, what="its child runs")
+    assert left is not None
+    os.kill(installation.running("node")["pid"], signal.SIGKILL)
+    os.kill(agent, signal.SIGKILL)
+    until(lambda: not left.is_running(), what="the child is ended with the return of the node")
+    assert installation.ready("parent", 1)["parent/0"]["pid"] != agent
+
+
 def test_down_leaves_nothing_running(installation: Installation, tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(MANIFEST)
     installation.up(tmp_path / "m.yaml")

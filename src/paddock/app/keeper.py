@@ -33,6 +33,10 @@ ALREADY_RUNS = 75
 """Exit code of a role process that found its role taken; the keeper then adopts the one that runs."""
 
 
+UNWELL_EVERY_S = 5.0
+UNWELL_MAX = 3
+
+
 class RoleFailed(Unavailable):
     """A role of Paddock does not come up."""
 
@@ -48,6 +52,9 @@ class Role:
     """Start it in a session of its own and return its pid."""
     waits_for: Callable[[], Awaitable[str]]
     """What it still waits for, or empty when it is ready."""
+    unwell: Callable[[], Awaitable[str]] | None = None
+    """Why it does not work though it runs, or empty. Asked now and then; a role that is unwell `UNWELL_MAX` times in a
+    row is ended, and so started anew."""
     ready_s_max: float = 60.0
     stop_s_max: float = 15.0
     stopping: str = ""
@@ -196,7 +203,7 @@ class Keeper:
         deaths: deque[float] = deque(maxlen=64)
         while not self.stopping:
             watched = self._watched[role.name]
-            await watched.woken.wait()
+            await self._ended_or_unwell(role, watched)
             if self.stopping:
                 return
             deaths.append(time.monotonic())
@@ -208,6 +215,18 @@ class Keeper:
                 except Exception as error:  # whatever it is, trying again is all that helps
                     deaths.append(time.monotonic())
                     self.say(str(error))
+
+    async def _ended_or_unwell(self, role: Role, watched: Watched) -> None:
+        """Return when its process has ended, by itself or because it does not work."""
+        times = 0
+        while role.unwell is not None and not await _within(watched.woken, UNWELL_EVERY_S):
+            why = await role.unwell()
+            times = times + 1 if why else 0
+            if times >= UNWELL_MAX and not self.stopping:
+                self.say(f"{role.name} (pid {watched.running.pid}) runs but does not work ({why}): ending it")
+                await self._end(role, watched.running)
+                times = 0
+        await watched.woken.wait()
 
     async def _rest(self, role: Role, deaths: Sequence[float]) -> bool:
         """Wait out the back-off; True when a stop was asked for meanwhile."""

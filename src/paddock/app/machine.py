@@ -38,6 +38,7 @@ def roles(data: DataDir, *, port: int, durability: str) -> list[Role]:
         name="fabric",
         spawn=lambda: _spawn_fabric(data, durability),
         waits_for=lambda: _prepare(data),
+        unwell=lambda: _fabric_unwell(data),
         stop_s_max=30.0,
     )
     node = _role(data, "node", "--node", NODE, stop_s_max=NODE_STOP_S_MAX, stopping="its agents end what they hold")
@@ -63,6 +64,12 @@ def _role(data: DataDir, name: str, *options: str, stop_s_max: float, stopping: 
         return await asyncio.to_thread(unready, running.url) if running.url else ""
 
     return Role(name=name, spawn=start, waits_for=waits_for, stop_s_max=stop_s_max, stopping=stopping)
+
+
+async def _fabric_unwell(data: DataDir) -> str:
+    from paddock.app.roles import fabric_unwell
+
+    return await fabric_unwell(data)
 
 
 async def _spawn_fabric(data: DataDir, durability: str) -> int:

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -20,15 +20,21 @@ import structlog
 from paddock import __version__
 from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
+from paddock.app.lossy import LossyLog
 from paddock.control.server import ControlServer
 from paddock.fabric import subjects
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
+from paddock.model.errors import PaddockError
 
 NATS_URL = "PADDOCK_NATS_URL"
 """A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
 RECORD_URL = "PADDOCK_RECORD_URL"
 """A database of your own (`postgresql://…`) instead of SQLite in the data directory."""
+
+
+ROOM_BYTES_MIN = 64 * 1024 * 1024
+"""With less free space the fabric is not started anew for not taking writes: it could not."""
 
 
 class NodeIdentity(msgspec.Struct, frozen=True):
@@ -64,6 +70,22 @@ async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
         creds = identities.minter("node").creds(node, {"node": node})
         identity = NodeIdentity(url, creds, identities.minter("agent").dump())
         write_atomically(path, msgspec.json.encode(identity))
+
+
+async def fabric_unwell(data: DataDir) -> str:
+    """Why the fabric does not take a write, or empty when it does. Without space on its disk it is not to blame."""
+    room = os.statvfs(data.path)
+    if room.f_bavail * room.f_frsize < ROOM_BYTES_MIN:
+        return ""
+    try:
+        fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
+        try:
+            await fabric.store(subjects.well("keeper"), b"", timeout_s=5.0)
+        finally:
+            await fabric.close()
+    except PaddockError as error:
+        return error.message
+    return ""
 
 
 def run_server(data: DataDir, *, port: int) -> int:
@@ -115,8 +137,8 @@ async def _server(data: DataDir, port: int) -> None:
 async def _stop_when_failed(control: ControlServer, stopping: asyncio.Event) -> None:
     """A controller that ends is a bug; half a server is worse than a new one."""
     error = await control.failed()
-    structlog.get_logger(__name__).error("a controller ended; the server starts anew", error=repr(error))
     stopping.set()
+    structlog.get_logger(__name__).error("a controller ended; the server starts anew", error=repr(error))
 
 
 async def _node(data: DataDir, node: str) -> None:
@@ -169,6 +191,7 @@ def _log_to_stderr() -> None:
     import logging
     import sys
 
+    sys.stderr = LossyLog(sys.stderr)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -178,5 +201,5 @@ def _log_to_stderr() -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, sys.stderr)),
     )

@@ -105,10 +105,20 @@ class Status:
 
     async def ready(self) -> Mapping[str, str]:
         return {
-            "fabric": "ok" if self._fabric.connected else "not connected; it is being tried again",
+            "fabric": await self._fabric_ready(),
             "record": await self._record_ready(),
             "node": "ok" if self._mirror.live() else "no node was heard of for a while: start one",
         }
+
+    async def _fabric_ready(self) -> str:
+        """Connected is not enough: after a full disk a broker may answer and take no writes."""
+        if not self._fabric.connected:
+            return "not connected; it is being tried again"
+        try:
+            await self._fabric.store(subjects.well("server"), b"", timeout_s=PING_S_MAX)
+        except PaddockError as error:
+            return f"it takes no writes: {error.message}"
+        return "ok"
 
     async def _record_ready(self) -> str:
         async def ping() -> str:

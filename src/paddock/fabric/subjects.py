@@ -102,6 +102,11 @@ def node_op(node: str) -> str:
     return f"node.{node}"
 
 
+def well(who: str) -> str:
+    """Where a role stores a word now and then, to see whether the fabric takes writes. (No fleet is called so.)"""
+    return f"$KV.state._paddock.{who}"
+
+
 def topic(name: str) -> str:
     return f"topic.{name}"
 

@@ -132,6 +132,7 @@ class Supervised(Incarnation):
         live = await self._find(row)
         if live is None:
             if row.handle is not None or held:
+                await asyncio.to_thread(launching.end_leftovers, self.id, row.epoch)
                 self._ended(Exit(), "it ended while its node was away")
             else:
                 self.row = msgspec.structs.replace(row, intent=False)

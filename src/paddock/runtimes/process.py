@@ -352,19 +352,29 @@ def limit_process(pid: int, *, open_files: int = 0, data_bytes: int = 0) -> None
 def find_by_env(wanted: Mapping[str, str]) -> int:
     """The pid of a process whose environment at its start had all of `wanted`; 0 when there is none. Of several (a
     shell and what it started) the one that leads its session."""
+    found = all_by_env(wanted)
+    return next((pid for pid in found if _leads(pid)), found[0] if found else 0)
+
+
+def all_by_env(wanted: Mapping[str, str]) -> list[int]:
+    """The pids of all processes whose environment at their start had all of `wanted`. Reads all of /proc."""
     marks = [f"{name}={value}".encode() for name, value in wanted.items()]
-    found = 0
+    found = []
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
             continue
         try:
             with open(f"/proc/{entry}/environ", "rb") as file:
                 have = file.read().split(b"\0")
-            if all(mark in have for mark in marks):
-                pid = int(entry)
-                if os.getsid(pid) == pid:
-                    return pid
-                found = found or pid
         except OSError:
             continue  # it ended meanwhile, or is another user's
+        if all(mark in have for mark in marks):
+            found.append(int(entry))
     return found
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
