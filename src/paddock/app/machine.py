@@ -13,11 +13,13 @@ import socket
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from urllib.parse import urlsplit
 
 from paddock.app.data import DataDir, explain
 from paddock.app.keeper import Keeper, Role, Say, spawn
 from paddock.app.process import send
+from paddock.app.room import DiskWatch, no_room
 from paddock.model.errors import Refused, Unavailable
 
 NODE = "local"
@@ -38,7 +40,7 @@ def roles(data: DataDir, *, port: int, durability: str) -> list[Role]:
         name="fabric",
         spawn=lambda: _spawn_fabric(data, durability),
         waits_for=lambda: _prepare(data),
-        unwell=lambda: _fabric_unwell(data),
+        unwell=partial(_fabric_unwell, data, DiskWatch(data)),
         stop_s_max=30.0,
     )
     node = _role(data, "node", "--node", NODE, stop_s_max=NODE_STOP_S_MAX, stopping="its agents end what they hold")
@@ -66,10 +68,10 @@ def _role(data: DataDir, name: str, *options: str, stop_s_max: float, stopping: 
     return Role(name=name, spawn=start, waits_for=waits_for, stop_s_max=stop_s_max, stopping=stopping)
 
 
-async def _fabric_unwell(data: DataDir) -> str:
+async def _fabric_unwell(data: DataDir, disk: DiskWatch) -> str:
     from paddock.app.roles import fabric_unwell
 
-    return await fabric_unwell(data)
+    return disk.unwell() or ("" if no_room(data.path) else await fabric_unwell(data))
 
 
 async def _spawn_fabric(data: DataDir, durability: str) -> int:

@@ -21,6 +21,7 @@ from paddock import __version__
 from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
+from paddock.app.room import no_room
 from paddock.control.server import ControlServer
 from paddock.fabric import subjects
 from paddock.fabric.client import NatsFabric, connect
@@ -31,10 +32,6 @@ NATS_URL = "PADDOCK_NATS_URL"
 """A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
 RECORD_URL = "PADDOCK_RECORD_URL"
 """A database of your own (`postgresql://…`) instead of SQLite in the data directory."""
-
-
-ROOM_BYTES_MIN = 64 * 1024 * 1024
-"""With less free space the fabric is not started anew for not taking writes: it could not."""
 
 
 class NodeIdentity(msgspec.Struct, frozen=True):
@@ -73,10 +70,7 @@ async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
 
 
 async def fabric_unwell(data: DataDir) -> str:
-    """Why the fabric does not take a write, or empty when it does. Without space on its disk it is not to blame."""
-    room = os.statvfs(data.path)
-    if room.f_bavail * room.f_frsize < ROOM_BYTES_MIN:
-        return ""
+    """Why the fabric does not take a write, or empty when it does."""
     try:
         fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
         try:
@@ -118,7 +112,7 @@ async def _server(data: DataDir, port: int) -> None:
     url = os.environ.get(RECORD_URL) or f"sqlite:///{data.record_db}"
     record = await asyncio.to_thread(SqlRecord.open, url)
     fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=True)
-    control = ControlServer(fabric, record, SystemClock())
+    control = ControlServer(fabric, record, SystemClock(), no_room=partial(no_room, data.path))
     try:
         await fabric.ensure(*subjects.STREAMS)
         await control.start()

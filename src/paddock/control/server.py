@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,7 +34,7 @@ from paddock.control.views import nearest
 from paddock.decide.route import choose_fleet
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, AgentStatus, NodeStatus
-from paddock.model.errors import NotFound, Refused, TimedOut
+from paddock.model.errors import NotFound, Refused, TimedOut, Unavailable
 from paddock.model.manifest import ManifestSource
 from paddock.model.names import split_agent
 from paddock.model.plan import Plan
@@ -53,7 +53,11 @@ START_S_MAX = 30.0
 class ControlServer:
     """Implements `paddock.control.service.Control`. The fabric and the record stay the caller's: it closes them."""
 
-    def __init__(self, fabric: Fabric, record: Record, clock: Clock) -> None:
+    def __init__(
+        self, fabric: Fabric, record: Record, clock: Clock, *, no_room: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task."""
+        self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
         self._changes = Changes()
@@ -201,6 +205,8 @@ class ControlServer:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def submit(self, request: TaskRequest, *, by: str = "") -> TaskView:
+        if why := self._no_room():
+            raise Unavailable(why)
         return await self._tasks.submit(request, by=by)
 
     async def task(self, task_id: str) -> TaskView:
