@@ -167,9 +167,9 @@ def test_a_task_that_kills_every_agent_is_found_out(http: httpx.Client) -> None:
 
 def test_a_task_that_may_not_run_twice_does_not(http: httpx.Client) -> None:
     done = run(http, "die", repeatable=False)
-    assert (done["state"], done["attempts"]) == ("dead", 2)
+    assert (done["state"], done["attempts"]) == ("dead", 1)
     again = http.post(f"/api/v1/tasks/{done['id']}/replay").raise_for_status().json()
-    assert http.get(f"/api/v1/tasks/{again['id']}", params={"wait_s": 30}).json()["attempts"] == 2
+    assert http.get(f"/api/v1/tasks/{again['id']}", params={"wait_s": 30}).json()["attempts"] == 1
 
 
 def test_an_agent_that_hangs_is_replaced_and_its_task_given_up(http: httpx.Client) -> None:

@@ -132,7 +132,7 @@ class Worker:
         start = before_run(task, delivered=delivery.delivered, retries=retries)
         if start.give_up:
             failure = TaskFailure(code="gave-up", message=start.give_up)
-            await self._store(held, self._result(held, TaskState.DEAD, start.attempts, error=failure))
+            await self._store(held, self._result(held, TaskState.DEAD, start.attempts - 1, error=failure))
             return
         outcome = await self._run(held, start.attempts)
         if outcome.cancelled and not held.cancelled:

@@ -36,10 +36,8 @@ class Session:
             raise Unavailable(nobody)
         data = DataDir.open(folder)
         running = data.running("server")
-        if running is None and data.running("keeper") is not None:
-            raise Unavailable(
-                f"the server of {folder} is starting or was stopped: try again; see {data.log_file('server')}"
-            )
+        if data.running("keeper") is not None:
+            nobody = f"the server of {folder} is starting or was stopped: try again; see {data.log_file('server')}"
         if running is None or not running.url:
             raise Unavailable(nobody)
         return Api(running.url, self.token or data.token, nobody=nobody)

@@ -24,6 +24,22 @@ ENDED = ("done", "failed", "dead", "cancelled")
 task = typer.Typer(help="Give fleets and agents work, and see what became of it.", no_args_is_help=True)
 
 
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def seconds(text: str | float) -> float:
+    """`90`, `90s`, `10m`, `2h`, `1d` → seconds."""
+    words = str(text)
+    unit = SECONDS.get(words[-1:], 0.0)
+    try:
+        found = float(words[:-1] if unit else words) * (unit or 1.0)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1e9:
+        raise typer.BadParameter(f"{words!r} is no time: use 90, 90s, 10m, 2h or 1d")
+    return found
+
+
 class TaskNotDone(PaddockError):
     """The task did not end well."""
 
@@ -58,7 +74,9 @@ def submit(
     args_json: Annotated[str, typer.Option(help="All arguments as one JSON object, or @file.")] = "",
     capability: Annotated[str, typer.Option(help="Any fleet that can do this; then give METHOD alone.")] = "",
     priority: Annotated[Lane, typer.Option(case_sensitive=False)] = Lane.MEDIUM,
-    delay: Annotated[float, typer.Option(min=0, help="Seconds before it may start.")] = 0.0,
+    delay: Annotated[
+        float, typer.Option(parser=seconds, metavar="TIME", help="Before it may start: 90, 90s, 10m, 2h or 1d.")
+    ] = 0.0,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds it may run; 0: the method's own limit.")] = 0.0,
     key: Annotated[str, typer.Option(help="Idempotency key: the same key is the same task.")] = "",
     each: Annotated[
