@@ -26,9 +26,11 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 def foundry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The example of the README, running; shared by the tests of one file."""
     held = Installation(tmp_path_factory.mktemp("foundry") / "data")
-    held.up(EXAMPLES / "foundry.yaml")
-    yield held
-    held.down()
+    try:
+        held.up(EXAMPLES / "foundry.yaml")
+        yield held
+    finally:
+        held.down()
 
 
 @pytest.fixture

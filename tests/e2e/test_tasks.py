@@ -40,9 +40,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "lab.yaml").write_text(MANIFEST.format(here=Path(__file__).parent))
     held = Installation(folder / "data")
-    held.up(folder / "lab.yaml")
-    yield held
-    held.down()
+    try:
+        held.up(folder / "lab.yaml")
+        yield held
+    finally:
+        held.down()
 
 
 @pytest.fixture
