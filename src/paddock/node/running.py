@@ -224,7 +224,8 @@ class Incarnation:
             self.host.publisher.event("agent.ready", self.id, f"{self.id} is ready", {"epoch": self.row.epoch})
 
     def status(self) -> AgentStatus:
-        raise NotImplementedError
+        """What it is now, as others see it; `Supervised` knows the whole of it."""
+        raise NotImplementedError  # abstract: only `Supervised` is ever made
 
     def _changed(self) -> None:
         """Its state changed."""

@@ -49,7 +49,7 @@ class RuntimeWorld(Protocol):
 
 class RuntimeContract:
     def world(self, folder: Path) -> RuntimeWorld:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each runtime under test brings its own
 
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Bench:
