@@ -1,4 +1,4 @@
-"""Incidents: from the first sign to verified recovery, with the evidence and every step. Kept in the bucket `incidents`.
+"""Incidents: from the first sign to verified recovery, with evidence and every step. Kept in the bucket `incidents`.
 
 open ──> acting ──> verifying ──recovered──> recovered
  │          ^            └──no better──> waiting (cool-down, budget) ──> acting … ──> escalated
@@ -85,11 +85,11 @@ class StepTaken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    id: int = 0
-    """Its number: the sequence of its first message in the bucket; 0 in that very message."""
+    id: int
+    """Its number, for people; it grows."""
     key: str
-    """In the bucket: `<fleet>.<agent>.<epoch>` of the first sign, or `common.<hash>`, `infra.<part>.<time>`; at most one
-    incident of a key is ever opened."""
+    """In the bucket: `agent.<fleet>.<name>.<epoch>` of the first sign, `common.<hash>.<time>`, `infra.<part>.<time>`.
+    At most one incident of a key is ever opened."""
     kind: str = "agent"
     """agent, common-cause or infrastructure."""
     about: str

@@ -144,7 +144,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     heal: bool = True
     """False: judge and tell, never act."""
     scoring: Scoring = Scoring()
-    ladder: list[Step] = DEFAULT_LADDER
+    ladder: list[Step] = msgspec.field(default_factory=lambda: list(DEFAULT_LADDER))
     causes: dict[Cause, list[Step]] = {}
     """Ladders for single causes, instead of `ladder`."""
     attempts_max: int = 5

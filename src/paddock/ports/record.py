@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import msgspec
 
 from paddock.model.agent import AgentStatus, Event
+from paddock.model.health import HealthPoint
+from paddock.model.incident import Incident
+from paddock.model.kpi import FleetPoint, StepTally
 from paddock.model.task import Task, TaskResult, TaskView
 
 
@@ -29,6 +32,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     results: Sequence[TaskResult] = ()
     agents: Sequence[AgentStatus] = ()
     events: Sequence[StoredEvent] = ()
+    incidents: Sequence[Incident] = ()
+    """As they are now; of one that is over its steps are kept for `tallies`."""
+    health: Sequence[HealthPoint] = ()
+    fleets: Sequence[FleetPoint] = ()
     cursors: Mapping[str, int] = {}
     """stream → last sequence that this batch covers"""
     created: Mapping[str, str] = {}
@@ -69,6 +76,35 @@ class Record(Protocol):
         """StoredEvents, newest first. `about` also matches the agents of a fleet; `kind` is a prefix."""
         ...
 
+    def incident(self, number: int) -> Incident | None: ...
+
+    def incidents(
+        self, *, about: str = "", state: str = "", since: float = 0.0, after: str = "", limit: int = 100
+    ) -> Page:
+        """Incidents, newest first. `about` also matches the agents of a fleet; `state` may be `open`: not over yet."""
+        ...
+
+    def last_incident(self) -> int:
+        """The largest number ever given; 0 at first."""
+        ...
+
+    def tallies(self, now: float, *, half_life_s: float) -> Sequence[StepTally]:
+        """What helped against what; a step counts half for every `half_life_s` of its age."""
+        ...
+
+    def health(self, agent: str, since: float) -> Sequence[HealthPoint]:
+        """The history of one agent's score, oldest first."""
+        ...
+
+    def fleet_points(self, since: float, *, fleet: str = "") -> Sequence[FleetPoint]:
+        """What fleets did, oldest first."""
+        ...
+
+    def coarsen(self, before: float, *, span_s: float) -> int:
+        """Sum up the points of health in the oldest stretch of `span_s` that is all before `before` into one for each
+        agent; returns how many finer ones went, 0 when nothing is left to do."""
+        ...
+
     def forget(self, now: float, *, limit: int = 1000) -> int:
         """Delete up to `limit` tasks whose kept-for time is over; returns how many."""
         ...
@@ -76,6 +112,11 @@ class Record(Protocol):
     def prune(self, now: float, *, events_kept_s: float, agents_kept_s: float, limit: int = 1000) -> int:
         """Delete up to `limit` events that are older, and up to `limit` agents that were not seen for longer; returns
         how many rows."""
+        ...
+
+    def prune_history(self, now: float, *, kept_s: float, limit: int = 1000) -> int:
+        """Delete up to `limit` each of incidents that ended, points of health and points of fleets that are older;
+        returns how many rows."""
         ...
 
     def ping(self) -> None:

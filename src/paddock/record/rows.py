@@ -33,7 +33,7 @@ def queued_rows(tasks: Iterable[Task]) -> list[Row]:
     """One row per task; of several messages of one task the first, with the latest `not_before`."""
     rows: dict[str, Row] = {}
     for task in tasks:
-        key = _key(task.id)
+        key = key_text(task.id)
         row = rows.get(key)
         if row is None:
             rows[key] = _asked(task, key) | {
@@ -55,16 +55,16 @@ def running_rows(notes: Iterable[tuple[str, str, str, int, float]]) -> list[Row]
     """One row per task; of several hand-outs the latest."""
     rows: dict[str, Row] = {}
     for task_id, fleet, agent, attempt, started_at in notes:
-        key = _key(task_id)
+        key = key_text(task_id)
         row = {
             "id": key,
-            "fleet": _key(fleet),
+            "fleet": key_text(fleet),
             "method": "",
             "priority": int(Priority.MEDIUM),
             "to_agent": "",
             "state": TaskState.RUNNING.value,
             "attempts": _integer(attempt),
-            "agent": _key(agent),
+            "agent": key_text(agent),
             "epoch": 0,
             "args": "{}",
             "submitted_at": started_at,  # until the task itself comes; it keeps the list's order about right
@@ -87,7 +87,7 @@ def result_rows(results: Iterable[TaskResult]) -> list[Row]:
     """One row per task; of several results the first."""
     rows: dict[str, Row] = {}
     for result in results:
-        key = _key(result.id)
+        key = key_text(result.id)
         if key in rows:
             continue
         state, error = result.state, result.error
@@ -99,10 +99,10 @@ def result_rows(results: Iterable[TaskResult]) -> list[Row]:
             "to_agent": _text(result.to_agent),
             "state": state.value,
             "attempts": _integer(result.attempts),
-            "agent": _key(result.agent),
+            "agent": key_text(result.agent),
             "epoch": _integer(result.epoch),
-            "result": None if result.result is None else _json(result.result),
-            "error": None if error is None else _json(error),
+            "result": None if result.result is None else json_text(result.result),
+            "error": None if error is None else json_text(error),
             "not_before": 0.0,
             "started_at": result.started_at or None,
             "finished_at": finished_at,
@@ -117,11 +117,11 @@ def agent_rows(agents: Iterable[AgentStatus], seen_at: float) -> list[Row]:
     rows: dict[str, Row] = {}
     for agent in agents:
         row: Row = {
-            "id": _key(agent.id),
-            "fleet": _key(agent.fleet),
+            "id": key_text(agent.id),
+            "fleet": key_text(agent.fleet),
             "state": agent.state.value,
             "epoch": _integer(agent.epoch),
-            "status": _json(agent),
+            "status": json_text(agent),
             "seen_at": seen_at,
         }
         earlier = rows.get(row["id"])
@@ -134,17 +134,17 @@ def event_rows(events: Iterable[StoredEvent]) -> list[Row]:
     rows: dict[tuple[str, int], Row] = {}
     for stored in events:
         event = stored.event
-        about = _key(event.about)
+        about = key_text(event.about)
         row = {
-            "created": _key(stored.created),
+            "created": key_text(stored.created),
             "seq": stored.seq,
             "at": event.at,
-            "kind": _key(event.kind),
+            "kind": key_text(event.kind),
             "about": about,
             "root": about.partition("/")[0],
             "text": _text(event.text),
             "by": _text(event.by),
-            "data": _json(event.data),
+            "data": json_text(event.data),
         }
         rows.setdefault((stored.created, stored.seq), row)
     return list(rows.values())
@@ -245,10 +245,10 @@ def _asked(said: Task | TaskResult, key: str) -> Row:
     """What was asked for; a task and its result both say it."""
     return {
         "id": key,
-        "fleet": _key(said.fleet),
+        "fleet": key_text(said.fleet),
         "method": _text(said.method),
         "priority": _integer(said.priority),
-        "args": _json(said.args),
+        "args": json_text(said.args),
         "submitted_at": said.submitted_at,
         "submitted_by": _text(said.submitted_by),
         "kept_s": said.kept_s,
@@ -260,11 +260,11 @@ def _by_id(rows: Mapping[str, Row]) -> list[Row]:
     return [rows[key] for key in sorted(rows)]
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _key(text: str) -> str:
+def key_text(text: str) -> str:
     return _text(text[:KEY_CHARACTERS_MAX])
 
 

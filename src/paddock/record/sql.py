@@ -15,9 +15,10 @@ from paddock.model.agent import AgentStatus
 from paddock.model.errors import Refused, Unavailable
 from paddock.model.task import TaskView
 from paddock.ports.record import Batch, Page
-from paddock.record import migrate, queries, rows
+from paddock.record import history_queries, migrate, queries, rows
 from paddock.record.connect import WRITES, make_engine
 from paddock.record.failures import translated
+from paddock.record.history import History, fleet_rows, health_rows, incident_rows, step_rows
 
 PAGE_ITEMS_MAX = 1_000
 """A larger `limit` is taken as this."""
@@ -30,7 +31,7 @@ _TaskPlace = tuple[float, str]
 _EventPlace = tuple[Annotated[int, msgspec.Meta(ge=0, le=rows.INTEGER_MAX)]]
 
 
-class SqlRecord:
+class SqlRecord(History):
     """What happened, in SQL; implements `paddock.ports.record.Record`. Safe to use from several threads."""
 
     def __init__(self, engine: sa.Engine, place: str) -> None:
@@ -64,6 +65,10 @@ class SqlRecord:
             (queries.put_result, rows.result_rows(batch.results)),
             (queries.put_agent, rows.agent_rows(batch.agents, batch.at)),
             (queries.put_event, rows.event_rows(batch.events)),
+            (history_queries.put_incident, incident_rows(batch.incidents)),
+            (history_queries.put_step, step_rows(batch.incidents)),
+            (history_queries.put_health, health_rows(batch.health)),
+            (history_queries.put_fleet_point, fleet_rows(batch.fleets)),
             (queries.put_cursor, rows.cursor_rows(batch.cursors, batch.created)),
         ]
         if not any(values for _, values in writes):
@@ -132,6 +137,15 @@ class SqlRecord:
             found = connection.execute(query).mappings().all()
         items = [rows.stored_event(row) for row in found[:limit]]
         return Page(items=items, next=_write_cursor("e", found[limit - 1]["id"]) if len(found) > limit else None)
+
+    def incidents(
+        self, *, about: str = "", state: str = "", since: float = 0.0, after: str = "", limit: int = 100
+    ) -> Page:
+        place = _read_cursor("i", after, _EventPlace)[0] if after else None
+        limit = min(max(limit, 1), PAGE_ITEMS_MAX)
+        found = self.incidents_after(about=about, state=state, since=since, after=place, limit=limit + 1)
+        items = [incident for _, incident in found[:limit]]
+        return Page(items=items, next=_write_cursor("i", found[limit - 1][0]) if len(found) > limit else None)
 
     def forget(self, now: float, *, limit: int = 1000) -> int:
         with self._writing() as connection:

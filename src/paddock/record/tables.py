@@ -87,3 +87,56 @@ cursors = sa.Table(
     sa.Column("created", KEY, nullable=False),
     sa.Column("seq", SEQ, nullable=False),
 )
+
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("id", SEQ, primary_key=True),
+    sa.Column("about", KEY, nullable=False),
+    # As in `events`: a fleet's incidents and those of its agents stand together.
+    sa.Column("root", KEY, nullable=False),
+    sa.Column("state", KEY, nullable=False),
+    sa.Column("over", sa.SmallInteger, nullable=False),
+    sa.Column("opened_at", sa.Double, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Index("incidents_open", "over", "id"),
+    sa.Index("incidents_by_about", "about", "id"),
+    sa.Index("incidents_by_root", "root", "id"),
+    sa.Index("incidents_by_age", "opened_at"),
+)
+
+steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("incident", SEQ, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("signature", KEY, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("helped", sa.SmallInteger, nullable=False),
+    sa.Column("took_s", sa.Double, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("steps_by_signature", "signature", "action"),
+    sa.Index("steps_by_age", "at"),
+)
+
+health = sa.Table(
+    "health",
+    metadata,
+    sa.Column("agent", KEY, primary_key=True),
+    sa.Column("span_s", sa.Double, primary_key=True),
+    sa.Column("at", sa.Double, primary_key=True),
+    sa.Column("low", sa.SmallInteger, nullable=False),
+    sa.Column("mean", sa.Double, nullable=False),
+    sa.Column("high", sa.SmallInteger, nullable=False),
+    sa.Index("health_by_age", "at"),
+)
+
+fleet_points = sa.Table(
+    "fleet_points",
+    metadata,
+    sa.Column("fleet", KEY, primary_key=True),
+    sa.Column("at", sa.Double, primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Index("fleet_points_by_age", "at"),
+)
