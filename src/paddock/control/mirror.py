@@ -74,6 +74,8 @@ class Mirror:
         self.on_nodes: list[Callable[[], None]] = []
         """Called when a node came or was deleted; that one fell silent is seen by asking `live`."""
         self.on_agent: list[Callable[[AgentStatus], None]] = []
+        self.on_gone: list[Callable[[str], None]] = []
+        """Called with the id of an agent that is there no more."""
         self._copies: dict[str, dict[str, AgentStatus]] = {}
         self._heard: dict[str, float] = {}
         self._order: list[tuple[tuple[str, int, str], str]] = []
@@ -272,6 +274,8 @@ class Mirror:
             if not members:
                 self.by_fleet.pop(fleet, None)
                 self.counts.pop(fleet, None)
+            for gone in self.on_gone:
+                gone(agent)
             if old is not None:
                 self._publish("agent", msgspec.structs.replace(old, state=AgentState.STOPPED, pid=None, health=0))
         else:

@@ -16,6 +16,7 @@ EVENTS = "EVENTS"
 WANTED = "KV_wanted"
 NOW = "KV_now"
 STATE = "KV_state"
+INCIDENTS = "KV_incidents"
 
 DAY_S = 86_400.0
 
@@ -26,6 +27,7 @@ STREAMS = (
     StreamSpec(name=WANTED, subjects=["$KV.wanted.>"], last_per_subject=True),
     StreamSpec(name=NOW, subjects=["$KV.now.>"], last_per_subject=True),
     StreamSpec(name=STATE, subjects=["$KV.state.>"], last_per_subject=True),
+    StreamSpec(name=INCIDENTS, subjects=["$KV.incidents.>"], last_per_subject=True),
 )
 
 LANES = tuple(f"p{int(priority)}" for priority in Priority)
@@ -95,6 +97,11 @@ def running(fleet: str, task_id: str) -> str:
 def progress(fleet: str, task_id: str) -> str:
     """Core note of an agent: JSON {agent, progress, note}."""
     return f"note.progress.{fleet}.{task_id}"
+
+
+def vitals(node: str) -> str:
+    """Core note of a node: what it measured of its agents lately. JSON list of Vitals."""
+    return f"note.vitals.{node}"
 
 
 def node_op(node: str) -> str:
