@@ -36,8 +36,8 @@ class Actions:
         return OWN | {Action(name) for name in known if name in set(Action)}
 
     async def do(self, incident: Incident, step: StepTaken) -> tuple[bool, str]:
-        """Do it; whether it could be done, and what there is to say. Doing it twice is doing it once. Raises Unavailable
-        when it is not known whether it was done: do it again."""
+        """Do it; whether it could be done, and what there is to say. Doing it twice is doing it once. Raises
+        Unavailable when it is not known whether it was done: do it again."""
         try:
             if step.action is Action.ACTIVATE_BACKUP:
                 return True, await self._activate(incident)

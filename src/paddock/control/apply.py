@@ -168,9 +168,7 @@ class Apply:
             if (last.seq if last is not None else 0) != expect.get(change.fleet, 0):
                 raise Conflict(f"fleet {change.fleet!r} was changed by somebody else meanwhile: plan and apply again")
 
-    async def _write(
-        self, change: FleetChange, specs: dict[str, FleetSpec], expect: dict[str, int], by: str
-    ) -> None:
+    async def _write(self, change: FleetChange, specs: dict[str, FleetSpec], expect: dict[str, int], by: str) -> None:
         seq = expect.get(change.fleet, 0)
         if change.kind == "delete":
             await self._store(change.fleet, None, seq)

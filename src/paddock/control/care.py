@@ -73,9 +73,7 @@ class Care:
         self.signs = Signs(clock, mirror, self.book)
         self.actions = Actions(mirror, core.nodes, core.apply)
         self.competence = Competence(core.fabric, clock, mirror, self.health, core.dice)
-        self.healer = Healer(
-            clock, core.archive, mirror, self.vitals, self.health, self.book, self.actions, core.dice
-        )
+        self.healer = Healer(clock, core.archive, mirror, self.vitals, self.health, self.book, self.actions, core.dice)
         self.common = CommonCauses(clock, mirror, self.book)
         self._dirty: dict[int, Incident] = {}
         self._written = asyncio.Event()

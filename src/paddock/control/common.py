@@ -1,7 +1,7 @@
 """Common causes: many open incidents that are one. Single healing stops; what changed is named; undoing it is offered.
 
-    open incidents ──correlate──> opened, members held ──canary well · release changed · all well · by hand──> over
-                                      └──a further member fits──> joined                    (members go on by themselves)
+    open incidents ──correlate──> opened, members held ──canary well · other release · all well · by hand──> over
+                                      └──a further member fits──> joined                (members go on by themselves)
 
 Level-triggered: every pass looks at all open incidents and makes members and parents be what `correlate` says.
 """

@@ -1,9 +1,9 @@
 """Healing: for every open incident, what `decide/ladder.py` says, written first and then done.
 
-    woken (incident, agent or score changed · its time has come) ──> world read ──next_step──> written ──> act ──> written
+    woken (incident, agent or score changed · time has come) ──> world read ──next_step──> written ──> act ──> written
 
-An action is meant for one incarnation: the node does it only while the agent's epoch is not larger than the step's. So a
-server that dies between writing and acting, or between acting and writing, finds the step pending and does it again,
+An action is meant for one incarnation: the node does it only while the agent's epoch is not larger than the step's. So
+a server that dies between writing and acting, or between acting and writing, finds the step pending and does it again,
 and the second time changes nothing. What may be done at all is rationed by the fleet's budget, by common causes
 (`control/common.py`) and by the healer's own breaker.
 """
@@ -25,8 +25,8 @@ from paddock.control.mirror import Mirror
 from paddock.control.owner import each
 from paddock.control.signs import policy_of
 from paddock.control.vitals import VitalsBook
-from paddock.decide import health as judging
 from paddock.decide import ladder, storm
+from paddock.decide.signs import confirmed
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.health import Score
@@ -93,11 +93,13 @@ class Healer:
         """For ever: keep what helped before at hand."""
         while True:
             try:
-                now, read = self._clock.now(), self._archive.record.tallies
-                self._tallies = await self._archive.read(lambda: read(now, half_life_s=HALF_LIFE_S))
+                self._tallies = await self._archive.read(self._read_tallies)
             except PaddockError as error:
                 log.warning("what helped before is not known now", error=error.message)
             await self._clock.sleep(TALLIES_S)
+
+    def _read_tallies(self) -> Sequence[StepTally]:
+        return self._archive.record.tallies(self._clock.now(), half_life_s=HALF_LIFE_S)
 
     def look_at(self, key: str) -> None:
         """This incident may go on."""
@@ -204,11 +206,12 @@ class Healer:
 
     def _confirmed(self, incident: Incident, status: AgentStatus | None, score: Score | None) -> bool:
         """Whether what was ill was measured again since the last step."""
-        if status is None or score is None:
+        wanted = self._mirror.fleets.get(incident.fleet)
+        if status is None or score is None or wanted is None:
             return False
         since = max((step.acted_at for step in incident.steps), default=incident.opened_at)
-        facts = self._health.facts(incident.about)
-        return judging.confirmed(incident.cause, score, self._vitals.of(status), facts, since)
+        facts, now = self._health.facts(incident.about), self._clock.now()
+        return confirmed(incident.cause, wanted.spec, status, self._vitals.of(status), facts, since, now)
 
     def _peers(self, incident: Incident) -> float:
         """How agents of the same fleet are that nothing is done with; a few of them are enough."""
@@ -257,5 +260,3 @@ class Healer:
     def _at(self, when: float, key: str) -> None:
         heapq.heappush(self._timers, (when, key))
         self._wake.set()
-
-

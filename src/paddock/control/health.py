@@ -19,7 +19,8 @@ from paddock.control.mirror import Mirror
 from paddock.control.recorder import Recorder
 from paddock.control.vitals import VitalsBook
 from paddock.decide.forecast import forecast
-from paddock.decide.health import Facts, Sign, score, signs
+from paddock.decide.health import Facts, Sign, score
+from paddock.decide.signs import signs
 from paddock.model.agent import AgentStatus, Event
 from paddock.model.errors import PaddockError
 from paddock.model.fleet import FleetSpec
@@ -80,9 +81,7 @@ OnSign = Callable[[AgentStatus, Score, Sign], None]
 
 
 class HealthKeeper:
-    def __init__(
-        self, archive: Archive, clock: Clock, mirror: Mirror, vitals: VitalsBook, recorder: Recorder
-    ) -> None:
+    def __init__(self, archive: Archive, clock: Clock, mirror: Mirror, vitals: VitalsBook, recorder: Recorder) -> None:
         self._archive, self._clock, self._mirror, self._vitals = archive, clock, mirror, vitals
         self.scores: dict[str, Score] = {}
         self.on_score: list[Callable[[Score], None]] = []
@@ -134,7 +133,7 @@ class HealthKeeper:
         if before is None or before.score != judged.score:
             for told in self.on_score:
                 told(judged)
-        sign = signs(spec.policy, status, judged, vitals, facts)
+        sign = signs(spec, spec.policy, status, judged, vitals, facts)
         if sign is not None:
             for tell in self.on_sign:
                 tell(status, judged, sign)

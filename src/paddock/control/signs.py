@@ -1,12 +1,11 @@
-"""From signs to incidents: what nodes told and what the scores say opens an incident, or is noted in the one that is open.
+"""From signs to incidents: what nodes tell and scores say opens an incident, or is noted in the one that is open.
 
-    event agent.died · not-started · quarantined ─┐
-    score with a sign ────────────────────────────┼──> queue ──> incident opened, or evidence added ──> `healing` is woken
-    a person's wish ──────────────────────────────┘
+    event agent.died · not-started · quarantined ─┬──> queue ──> incident opened, or evidence added ──> `healing` woken
+    score with a sign ────────────────────────────┘
 
 At most one incident of an agent is open. Its node's own quick restart becomes its first step: whether that helped is
-verified like every other step. Events may come again after a restart of the server: the key of an incident holds the epoch of
-the incarnation and the time of the sign, and a key is used once.
+verified like every other step. Events may come again after a restart of the server: the key of an incident holds the
+epoch of the incarnation and the time of the sign, and a key is used once.
 """
 
 from __future__ import annotations
@@ -97,10 +96,9 @@ class Signs:
             return
         evidence = _evidence(event, status)
         quarantined = event.kind == "agent.quarantined"
-        started = event.kind != "agent.not-started"
-        cause = cause_of(
-            evidence, quarantined=quarantined, started=started, dependencies_down=self._down(wanted.spec.depends_on)
-        )
+        cause = cause_of(evidence, quarantined=quarantined, dependencies_down=self._down(wanted.spec.depends_on))
+        if event.kind == "agent.not-started" and cause is not Cause.DEPENDENCY:
+            cause = Cause.NOT_STARTED
         facts = [Fact(at=event.at, text=event.text, source="exit")]
         facts += [Fact(at=event.at, text=line, source="log") for line in evidence.last_lines[-LINES_MAX:]]
         self.put(

@@ -27,8 +27,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[Line]
     """In the order of time."""
     times: dict[str, float]
-    """Seconds: `detect` from the first sign to when it was seen, `act` from then to the first action, `recover` from the
-    first sign to verified recovery; those that are known."""
+    """Seconds: `detect` from the first sign to when it was seen, `act` from then to the first action, `recover` from
+    the first sign to verified recovery; those that are known."""
     now: str
     """What happens next, or what a person can do."""
 
@@ -115,7 +115,9 @@ def _next(incident: Incident, now: float) -> str:
     if command := incident.offer.get("command"):
         return f"undo the likely change: {command}"
     if incident.state is IncidentState.ESCALATED:
-        return f"look at it, then: paddock heal {incident.about} --action restart, or paddock incident close {incident.id}"
+        return (
+            f"look at it, then: paddock heal {incident.about} --action restart, or paddock incident close {incident.id}"
+        )
     if incident.state is IncidentState.HELD:
         return "its common cause is dealt with first"
     if incident.next_at > now:
