@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -30,9 +31,10 @@ from paddock.control.signs import Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
 from paddock.decide.ladder import by_hand
+from paddock.model.agent import Event
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.health import Band, HealthPoint, Score
-from paddock.model.incident import Incident, IncidentState, Severity
+from paddock.model.incident import Fact, Incident, IncidentState, Severity
 from paddock.model.names import split_agent
 from paddock.model.policy import Action, Cause
 from paddock.ports.clock import Clock
@@ -45,6 +47,8 @@ START_S_MAX = 30.0
 WRITE_S = 0.1
 RETRY_S = 1.0
 ROWS_MAX = 500
+CHANGES_MAX = 200
+CHANGES_S = 3600.0
 
 
 class Core(msgspec.Struct, frozen=True):
@@ -77,7 +81,9 @@ class Care:
         self.common = CommonCauses(clock, mirror, self.book)
         self._dirty: dict[int, Incident] = {}
         self._written = asyncio.Event()
-        core.recorder.on_event.append(self.signs.happened)
+        self.signs.changes_of = self._changes_of
+        self._lately: deque[Event] = deque(maxlen=CHANGES_MAX)
+        core.recorder.on_event.append(self._happened)
         self.health.on_sign.append(self.signs.stands_out)
         self.book.on_change.append(self._changed)
 
@@ -215,6 +221,10 @@ class Care:
             raise Refused(f"{agent} is being healed by somebody else at this very moment; look at its incident")
         return opened
 
+    async def rollback(self, fleet: str, *, by: str = "") -> str:
+        """Bring back what the fleet was before its version changed last; returns that version."""
+        return (await self._core.apply.rollback(fleet, by=by)).version
+
     async def close(self, number: int, *, by: str = "", why: str = "") -> Incident:
         """End an incident by hand; members of a common cause go on by themselves."""
         incident = await self.incident(number)
@@ -226,6 +236,22 @@ class Care:
         )
         await self._core.events.tell("incident.closed", str(number), f"incident {number} {note}", by=by)
         return closed
+
+    # -- what changed ----------------------------------------------------------------------------------------------
+
+    def _happened(self, event: Event) -> None:
+        if event.kind.startswith(("fleet.", "node.started", "config.", "flag.")):
+            self._lately.append(event)
+        self.signs.happened(event)
+
+    def _changes_of(self, fleet: str, node: str) -> list[Fact]:
+        """Changes of the last hour that may be why."""
+        now = self._core.clock.now()
+        return [
+            Fact(at=event.at, text=f"{event.text} (by {event.by})" if event.by else event.text, source="change")
+            for event in self._lately
+            if event.about in (fleet, node) and now - event.at <= CHANGES_S
+        ]
 
     # -- the record of incidents -----------------------------------------------------------------------------------
 
