@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import msgspec
 import structlog
 
 from paddock.control.actions import Actions
-from paddock.control.apply import Apply
-from paddock.control.archive import Archive
-from paddock.control.changes import Changes
 from paddock.control.common import CommonCauses
 from paddock.control.competence import Competence
-from paddock.control.events import Events
+from paddock.control.core import Core
 from paddock.control.figures import Figures
 from paddock.control.healing import Healer
 from paddock.control.health import HealthKeeper
 from paddock.control.incidents import Book
-from paddock.control.mirror import Mirror
-from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, within
-from paddock.control.recorder import Recorder
 from paddock.control.signs import Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
@@ -37,8 +30,6 @@ from paddock.model.health import Band, HealthPoint, Score
 from paddock.model.incident import Fact, Incident, IncidentState, Severity
 from paddock.model.names import split_agent
 from paddock.model.policy import Action, Cause
-from paddock.ports.clock import Clock
-from paddock.ports.fabric import Fabric
 from paddock.ports.record import Batch, Page
 
 log = structlog.get_logger(__name__)
@@ -49,21 +40,6 @@ RETRY_S = 1.0
 ROWS_MAX = 500
 CHANGES_MAX = 200
 CHANGES_S = 3600.0
-
-
-class Core(msgspec.Struct, frozen=True):
-    """The parts of the server that care builds on."""
-
-    fabric: Fabric
-    clock: Clock
-    archive: Archive
-    mirror: Mirror
-    recorder: Recorder
-    nodes: Nodes
-    apply: Apply
-    events: Events
-    changes: Changes
-    dice: Callable[[], float]
 
 
 class Care:
@@ -77,7 +53,7 @@ class Care:
         self.signs = Signs(clock, mirror, self.book)
         self.actions = Actions(mirror, core.nodes, core.apply)
         self.competence = Competence(core.fabric, clock, mirror, self.health, core.dice)
-        self.healer = Healer(clock, core.archive, mirror, self.vitals, self.health, self.book, self.actions, core.dice)
+        self.healer = Healer(core, self.vitals, self.health, self.book, self.actions)
         self.common = CommonCauses(clock, mirror, self.book)
         self._dirty: dict[int, Incident] = {}
         self._written = asyncio.Event()

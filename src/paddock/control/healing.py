@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
 from paddock.control.actions import Actions
-from paddock.control.archive import Archive
+from paddock.control.core import Core
 from paddock.control.health import HealthKeeper
 from paddock.control.incidents import Book
-from paddock.control.mirror import Mirror
-from paddock.control.owner import each
+from paddock.control.owner import each, within
 from paddock.control.signs import policy_of
 from paddock.control.vitals import VitalsBook
 from paddock.decide import ladder, storm
@@ -33,7 +32,6 @@ from paddock.model.health import Score
 from paddock.model.incident import Incident, IncidentState, StepTaken
 from paddock.model.kpi import StepTally
 from paddock.model.policy import Policy
-from paddock.ports.clock import Clock
 
 log = structlog.get_logger(__name__)
 
@@ -50,19 +48,9 @@ ACTED_KEPT = 1000
 
 
 class Healer:
-    def __init__(
-        self,
-        clock: Clock,
-        archive: Archive,
-        mirror: Mirror,
-        vitals: VitalsBook,
-        health: HealthKeeper,
-        book: Book,
-        actions: Actions,
-        dice: Callable[[], float],
-    ) -> None:
-        self._clock, self._archive, self._mirror, self._vitals = clock, archive, mirror, vitals
-        self._health, self._book, self._actions, self._dice = health, book, actions, dice
+    def __init__(self, core: Core, vitals: VitalsBook, health: HealthKeeper, book: Book, actions: Actions) -> None:
+        self._clock, self._archive, self._mirror, self._vitals = core.clock, core.archive, core.mirror, vitals
+        self._health, self._book, self._actions, self._dice = health, book, actions, core.dice
         self._due: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
@@ -73,9 +61,11 @@ class Healer:
         """agent → when steps were taken for it, for the recovery window."""
         self._under: dict[str, set[str]] = {}
         """fleet → keys of the incidents in which something is being done."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        """One decision at a time for each incident: what is being done to it changes it."""
         book.on_change.append(self._incident_changed)
-        mirror.on_agent.append(self._agent_changed)
-        mirror.on_gone.append(self._wake_about)
+        core.mirror.on_agent.append(self._agent_changed)
+        core.mirror.on_gone.append(self._wake_about)
         health.on_score.append(self._score_changed)
 
     # -- loops -----------------------------------------------------------------------------------------------------
@@ -119,26 +109,31 @@ class Healer:
             self._wake.clear()
             # By the wall clock, which may be set: never sleep through more than a moment of it.
             left_s = min(self._timers[0][0] - now, RETRY_S) if self._timers else RETRY_S
-            sleeper = asyncio.ensure_future(self._clock.sleep(max(left_s, 0.0)))
-            waker = asyncio.ensure_future(self._wake.wait())
-            try:
-                await asyncio.wait((sleeper, waker), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (sleeper, waker):
-                    task.cancel()
-                await asyncio.gather(sleeper, waker, return_exceptions=True)
+            await within(self._clock, self._woken(), max(left_s, 0.0))
+
+    async def _woken(self) -> bool:
+        return await self._wake.wait()
 
     async def take(self, incident: Incident, act: ladder.Act) -> Incident:
         """Take a step that a person asks for, now; returns the incident as it is afterwards."""
-        changed = await self._write(incident, ladder.apply(incident, act, self._clock.now()))
-        await self._do(policy_of(self._mirror, incident.fleet), changed, act.step)
+        async with self._lock(incident.key):
+            changed = await self._write(incident, ladder.apply(incident, act, self._clock.now()))
+            await self._do(policy_of(self._mirror, incident.fleet), changed, act.step)
         return self._book.open.get(incident.key, changed)
 
     # -- one incident ----------------------------------------------------------------------------------------------
 
     async def _look(self, key: str) -> None:
+        async with self._lock(key):
+            await self._look_alone(key)
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    async def _look_alone(self, key: str) -> None:
         incident = self._book.open.get(key)
         if incident is None or incident.kind != "agent":
+            self._locks.pop(key, None)
             return
         try:
             await self._go_on(incident)

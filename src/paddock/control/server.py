@@ -15,8 +15,9 @@ import msgspec
 from paddock.agent.clock import HostClock
 from paddock.control.apply import Apply
 from paddock.control.archive import Archive
-from paddock.control.care import Care, Core
+from paddock.control.care import Care
 from paddock.control.changes import Changes, Reader
+from paddock.control.core import Core
 from paddock.control.crons import Crons
 from paddock.control.door import Door
 from paddock.control.events import Events
