@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from paddock.api.problems import NotJson, UnsupportedBody, nearest
 from paddock.control.service import TaskRequest
+from paddock.decide.rehearse import Rehearsal
 from paddock.model.errors import Refused, TooLarge
 
 T = TypeVar("T")
@@ -62,7 +63,20 @@ class HealBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`fleet/name`; empty: everyone who is failed or quarantined."""
 
 
-INPUTS = (ManifestBody, ManifestsBody, ScaleBody, HealBody, TaskRequest)
+class HealActionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do with an agent."""
+
+    action: str
+    """restart, restart-clean, reset-connection, redeploy, … : what its runtime offers."""
+
+
+class CloseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why an incident is ended by hand."""
+
+    why: str = ""
+
+
+INPUTS = (ManifestBody, ManifestsBody, ScaleBody, HealBody, HealActionBody, CloseBody, Rehearsal, TaskRequest)
 
 
 class Json(Response):

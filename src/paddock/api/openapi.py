@@ -18,7 +18,10 @@ from fastapi.openapi.utils import get_openapi
 from paddock.api import bodies, fleets, shapes
 from paddock.api.describe import schema_of
 from paddock.api.problems import MEDIA_TYPE, Problem
+from paddock.control.reports import HealthReport, KpiReport
 from paddock.control.service import Change
+from paddock.decide.explain import Explanation
+from paddock.decide.rehearse import Rehearsed
 from paddock.model.plan import Plan
 
 COMMITTED = Path(__file__).with_name("openapi.json")
@@ -35,6 +38,14 @@ STRUCTS = (
     shapes.Readiness,
     shapes.LiveAgents,
     shapes.ClusterTask,
+    shapes.ScoreList,
+    shapes.AgentHealth,
+    shapes.IncidentPage,
+    shapes.RolledBack,
+    Explanation,
+    Rehearsed,
+    KpiReport,
+    HealthReport,
     fleets.FleetList,
     Plan,
     Change,
@@ -54,6 +65,7 @@ at it (`agents`, `fleets`, `nodes`, `history`, `events`).
 TAGS = [
     {"name": "tasks", "description": "Work: submit, wait, list, cancel, replay."},
     {"name": "agents", "description": "Running members of fleets, and their logs."},
+    {"name": "healing", "description": "Health, incidents, why something was done, reports."},
     {"name": "fleets", "description": "What is wanted and what is."},
     {"name": "manifests", "description": "Declare what should run."},
     {"name": "nodes", "description": "Supervisors, one for each host."},

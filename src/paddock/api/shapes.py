@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from paddock.model.agent import AgentStatus, NodeStatus
+from paddock.model.health import HealthPoint, Score
+from paddock.model.incident import Incident
 from paddock.model.task import TaskView
 from paddock.ports.record import Page, StoredEvent
 
@@ -55,6 +57,37 @@ class Healed(msgspec.Struct, frozen=True, kw_only=True):
 
     healed: list[str]
     """Ids of agents."""
+
+
+class ScoreList(msgspec.Struct, frozen=True, kw_only=True):
+    """Health of agents, the worst first."""
+
+    items: list[Score]
+    next: None = None
+
+
+class AgentHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Health of one agent."""
+
+    score: Score
+    history: list[HealthPoint]
+    """Oldest first: 24 h fine, then coarse."""
+
+
+class IncidentPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Incidents, newest first."""
+
+    items: list[Incident]
+    next: str | None
+    """The cursor of the next page (`after`), or null at the end."""
+
+
+class RolledBack(msgspec.Struct, frozen=True, kw_only=True):
+    """A fleet that is what it was before."""
+
+    fleet: str
+    version: str
+    """The one that is wanted now."""
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True):

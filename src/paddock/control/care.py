@@ -20,16 +20,18 @@ from paddock.control.healing import Healer
 from paddock.control.health import HealthKeeper
 from paddock.control.incidents import Book
 from paddock.control.owner import Owner, within
+from paddock.control.reports import HealthReport, KpiReport, Reports
 from paddock.control.signs import Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
 from paddock.decide.ladder import by_hand
+from paddock.decide.rehearse import Rehearsal, Rehearsed, rehearse
 from paddock.model.agent import Event
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.health import Band, HealthPoint, Score
 from paddock.model.incident import Fact, Incident, IncidentState, Severity
 from paddock.model.names import split_agent
-from paddock.model.policy import Action, Cause
+from paddock.model.policy import Action, Cause, Policy
 from paddock.ports.record import Batch, Page
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,8 @@ START_S_MAX = 30.0
 WRITE_S = 0.1
 RETRY_S = 1.0
 ROWS_MAX = 500
+INCIDENTS_MAX = 1000
+"""Of one report; the newest."""
 CHANGES_MAX = 200
 CHANGES_S = 3600.0
 
@@ -55,6 +59,9 @@ class Care:
         self.competence = Competence(core.fabric, clock, mirror, self.health, core.dice)
         self.healer = Healer(core, self.vitals, self.health, self.book, self.actions)
         self.common = CommonCauses(clock, mirror, self.book)
+        self.reports = Reports(
+            core, self.vitals, self.figures, self.book, lambda fleet: self.scores(fleet=fleet), self._opened_since
+        )
         self._dirty: dict[int, Incident] = {}
         self._written = asyncio.Event()
         self.signs.changes_of = self._changes_of
@@ -132,6 +139,9 @@ class Care:
             lambda: read(about=about, state=state, since=since, after=after, limit=limit)
         )
 
+    async def _opened_since(self, fleet: str, since: float) -> Sequence[Incident]:
+        return (await self.incidents(about=fleet, since=since, limit=INCIDENTS_MAX)).items
+
     async def incident(self, number: int) -> Incident:
         for incident in self.book.open.values():
             if incident.id == number:
@@ -144,6 +154,17 @@ class Care:
 
     async def explain(self, number: int) -> Explanation:
         return explain(await self.incident(number), now=self._core.clock.now())
+
+    def rehearse(self, case: Rehearsal) -> Rehearsed:
+        """What the policy of a fleet would do about an imagined incident; does nothing."""
+        policy = self._core.mirror.fleet(case.fleet).spec.policy if case.fleet else Policy()
+        return rehearse(policy, case)
+
+    async def kpi_report(self, *, since_s: float = 86_400.0, fleet: str = "") -> KpiReport:
+        return await self.reports.kpi(since_s=since_s, fleet=fleet)
+
+    def health_report(self, *, fleet: str = "") -> HealthReport:
+        return self.reports.health(fleet=fleet)
 
     # -- wishes ----------------------------------------------------------------------------------------------------
 
