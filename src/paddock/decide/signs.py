@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paddock.decide.health import HEALED_BY_NODE, RUNS, Facts, Sign
+import msgspec
+
+from paddock.decide.health import RUNS, Facts
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import Component, ProbeFact, Score, Vitals
@@ -24,6 +26,20 @@ CAUSES = {
     Component.RESOURCES: Cause.RESOURCES,
     Component.COMPETENCE: Cause.WRONG_ANSWERS,
 }
+
+
+HEALED_BY_NODE = "common cause"
+"""A status that begins so: its node holds it, and one incident for all of them exists."""
+
+
+class Sign(msgspec.Struct, frozen=True, kw_only=True):
+    """Something stands out."""
+
+    cause: Cause
+    heal: bool
+    """It must be healed; else people are told, and that is all."""
+    text: str
+    evidence: list[Fact] = []
 
 
 def signs(
