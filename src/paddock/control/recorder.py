@@ -9,6 +9,7 @@ away the rows wait, then the tails; the fabric keeps the rest.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -56,6 +57,10 @@ class Recorder:
         self._progress: dict[str, Progress] = {}
         self._rates: dict[str, Rate] = {}
         self.waiters = Waiters()
+        self.on_ended: list[Callable[[TaskResult], None]] = []
+        """Called with every result as it is read from its stream; after a restart some may come again."""
+        self.on_event: list[Callable[[Event], None]] = []
+        """Likewise with every event."""
         self.problem = ""
         """Why nothing can be written now; empty when all is well."""
         self.behind: set[str] = set()
@@ -92,12 +97,17 @@ class Recorder:
         self._progress.pop(result.id, None)
         now = self._clock.monotonic()
         self._rates.setdefault(result.fleet, Rate(now)).add(now)
+        if place is not NOWHERE:
+            for callback in self.on_ended:
+                callback(result)
         self.waiters.resolve(view)
         return view
 
     def happened(self, event: Event, place: Place) -> None:
         self._add(Row(StoredEvent(place.seq, event, place.created), place))
         self._changes.publish("event", event)
+        for callback in self.on_event:
+            callback(event)
 
     def passed(self, place: Place) -> None:
         """Something was read that needs no row."""

@@ -12,9 +12,12 @@ from typing import Any
 
 import msgspec
 
+from paddock.agent.clock import HostClock
 from paddock.control.apply import Apply
 from paddock.control.archive import Archive
+from paddock.control.care import Care
 from paddock.control.changes import Changes, Reader
+from paddock.control.core import Core
 from paddock.control.crons import Crons
 from paddock.control.door import Door
 from paddock.control.events import Events
@@ -48,15 +51,23 @@ RESTART_S_MAX = 60.0
 LOG_LINES_MAX = 10_000
 LOG_WAIT_S_MAX = 60.0
 START_S_MAX = 30.0
+_HOST = HostClock()
 
 
 class ControlServer:
     """Implements `paddock.control.service.Control`. The fabric and the record stay the caller's: it closes them."""
 
     def __init__(
-        self, fabric: Fabric, record: Record, clock: Clock, *, no_room: Callable[[], str] = lambda: ""
+        self,
+        fabric: Fabric,
+        record: Record,
+        clock: Clock,
+        *,
+        no_room: Callable[[], str] = lambda: "",
+        dice: Callable[[], float] = _HOST.dice,
     ) -> None:
-        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task."""
+        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `dice` rolls
+        in [0, 1)."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -68,7 +79,7 @@ class ControlServer:
         self._recorder = Recorder(self._archive, clock, self._changes)
         self._intake = Intake(fabric, clock, self._mirror, self._archive, self._recorder)
         self._fleets = Fleets(fabric, clock, self._mirror, self._events, self._intake.stream_gone)
-        self._apply = Apply(fabric, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
+        self._apply = Apply(fabric, clock, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
         self._later = Later(fabric, clock, self._mirror)
         door = Door(self._mirror, self._choose)
         self._tasks = Tasks(Parts(fabric, clock, self._mirror, self._recorder, self._later, door))
@@ -76,6 +87,20 @@ class ControlServer:
         lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
+        self.care = Care(
+            Core(
+                fabric,
+                clock,
+                self._archive,
+                self._mirror,
+                self._recorder,
+                self._nodes,
+                self._apply,
+                self._events,
+                self._changes,
+                dice,
+            )
+        )
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -99,6 +124,11 @@ class ControlServer:
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())
         owner.loop("status", self._status.run())
+        try:
+            await self.care.start(owner)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """In the reverse order of start; returns when everything has ended and what was known is written."""
@@ -109,6 +139,7 @@ class ControlServer:
         self._intake.close()
         await owner.stop()
         await self._recorder.drain()
+        await self.care.stop()
         await self._archive.close()
 
     async def failed(self) -> BaseException:

@@ -17,6 +17,7 @@ _ASKS_OTHERS = ["work.>", "later.>", "wake.>", "topic.>", "ask.>", f"$JS.API.DIR
 _NODE_PUB = [
     f"$KV.now.agent.{_NODE}.>",
     f"$KV.now.node.{_NODE}",
+    f"note.vitals.{_NODE}",
     "event.>",
     "wake.>",
     "_INBOX.>",

@@ -16,6 +16,7 @@ EVENTS = "EVENTS"
 WANTED = "KV_wanted"
 NOW = "KV_now"
 STATE = "KV_state"
+INCIDENTS = "KV_incidents"
 
 DAY_S = 86_400.0
 
@@ -26,6 +27,7 @@ STREAMS = (
     StreamSpec(name=WANTED, subjects=["$KV.wanted.>"], last_per_subject=True),
     StreamSpec(name=NOW, subjects=["$KV.now.>"], last_per_subject=True),
     StreamSpec(name=STATE, subjects=["$KV.state.>"], last_per_subject=True),
+    StreamSpec(name=INCIDENTS, subjects=["$KV.incidents.>"], last_per_subject=True),
 )
 
 LANES = tuple(f"p{int(priority)}" for priority in Priority)
@@ -97,6 +99,11 @@ def progress(fleet: str, task_id: str) -> str:
     return f"note.progress.{fleet}.{task_id}"
 
 
+def vitals(node: str) -> str:
+    """Core note of a node: what it measured of its agents lately. JSON list of Vitals."""
+    return f"note.vitals.{node}"
+
+
 def node_op(node: str) -> str:
     """Requests to one node: JSON {op, …}; see `docs/protocol.md`. `all` reaches every node."""
     return f"node.{node}"
@@ -131,6 +138,11 @@ def agent_pulls(inbox: str) -> str:
 def wanted_fleet(fleet: str) -> str:
     """Key in the bucket `wanted`: the FleetSpec."""
     return f"fleet.{fleet}"
+
+
+def wanted_former(fleet: str) -> str:
+    """Key in the bucket `wanted`: what a fleet was before its version changed last."""
+    return f"former.{fleet}"
 
 
 def wanted_place(node: str, fleet: str) -> str:
