@@ -18,7 +18,8 @@ import msgspec
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import Band, Component, Forecast, ProbeFact, Score, Vitals
-from paddock.model.policy import Policy, Scoring
+from paddock.model.incident import Fact
+from paddock.model.policy import Cause, Policy, Scoring
 
 CAPS = {
     AgentState.READY: 100,
@@ -68,6 +69,10 @@ TASK_S_MIN = 0.05
 TREND_S = 1800.0
 
 
+HEALED_BY_NODE = "common cause"
+"""A status that begins so: its node holds it, and one incident for all of them exists."""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one agent besides its status and vitals."""
 
@@ -87,6 +92,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING = Facts()
+
+
+class Sign(msgspec.Struct, frozen=True, kw_only=True):
+    """Something stands out."""
+
+    cause: Cause
+    heal: bool
+    """It must be healed; else people are told, and that is all."""
+    text: str
+    evidence: list[Fact] = []
 
 
 def score(

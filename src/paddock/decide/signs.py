@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
-from paddock.decide.health import RUNS, Facts
+from paddock.decide.health import HEALED_BY_NODE, RUNS, Facts, Sign
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import Component, ProbeFact, Score, Vitals
@@ -28,20 +26,6 @@ CAUSES = {
 }
 
 
-HEALED_BY_NODE = "common cause"
-"""A status that begins so: its node holds it, and one incident for all of them exists."""
-
-
-class Sign(msgspec.Struct, frozen=True, kw_only=True):
-    """Something stands out."""
-
-    cause: Cause
-    heal: bool
-    """It must be healed; else people are told, and that is all."""
-    text: str
-    evidence: list[Fact] = []
-
-
 def signs(
     spec: FleetSpec, policy: Policy, status: AgentStatus, score: Score, vitals: Vitals | None, facts: Facts
 ) -> Sign | None:
@@ -54,7 +38,7 @@ def signs(
     if vitals is not None and vitals.epoch == status.epoch:
         failed = _failed(vitals.probes)
         if failed:
-            return _sign(Cause.ENDPOINT_DOWN, True, f"its liveness probe {failed} failed", score)
+            return _sign(_probed(spec, failed), True, f"its liveness probe {failed} failed", score)
     failed = _failed(facts.answers)
     if failed:
         return _sign(Cause.WRONG_ANSWERS, True, f"its known-answer task {failed} failed", score)
@@ -108,6 +92,12 @@ def _failed(probes: Mapping[str, ProbeFact]) -> str:
         if fact.fails and fact.fails >= fact.limit and fact.phase == "liveness":
             return name
     return ""
+
+
+def _probed(spec: FleetSpec, name: str) -> Cause:
+    """What a failed probe points to: one of a metric to resources, any other to what should answer."""
+    kinds = {probe.name: probe.kind for probe in spec.health.probes}
+    return Cause.RESOURCES if kinds.get(name) == "metric" else Cause.ENDPOINT_DOWN
 
 
 def _measured(probes: Mapping[str, ProbeFact], since: float) -> bool:
