@@ -30,6 +30,19 @@ CAPS = {
 """The most that an agent in this state can have; any other state: 0."""
 RUNS = (AgentState.READY, AgentState.DEGRADED)
 
+PARTS = tuple(
+    part.value
+    for part in (
+        Component.ENDPOINT,
+        Component.MESH,
+        Component.RESPONSE,
+        Component.FAILURES,
+        Component.RESOURCES,
+        Component.COMPETENCE,
+    )
+)
+"""Plain strings: an enumeration's hash is a slow one, and there are thirty thousand of them in a round."""
+
 LIVENESS_CAP = 25
 """With a failed liveness probe: ill, whatever else is well."""
 GONE_CAP = 49
@@ -54,6 +67,7 @@ SLOWER = (3.0, 10.0)
 TASK_S_MIN = 0.05
 """Tasks that are quicker are not slow, whatever the others do."""
 TREND_S = 1800.0
+
 
 HEALED_BY_NODE = "common cause"
 """A status that begins so: its node holds it, and one incident for all of them exists."""
@@ -101,7 +115,7 @@ def score(
 ) -> Score:
     """Judge one agent. Vitals of another incarnation than the status speaks of do not count."""
     state, scoring = status.state, policy.scoring
-    cap = CAPS.get(state, 0)
+    cap = 100 if state is AgentState.READY else CAPS.get(state, 0)
     if cap <= 50:
         return _not_running(status, cap, facts, previous, now)
     if vitals is not None and vitals.epoch != status.epoch:
@@ -141,16 +155,10 @@ def score(
     points = int(100.0 * got / total + 1e-9) if total > 0 else 100
     if len(because) > 1:
         because.sort(key=_lost, reverse=True)
-    parts: dict[str, float | None] = {
-        Component.ENDPOINT: endpoint,
-        Component.MESH: mesh,
-        Component.RESPONSE: response,
-        Component.FAILURES: failures,
-        Component.RESOURCES: resources,
-        Component.COMPETENCE: competence,
-    }
     points = min(points, cap, GONE_CAP if gone else 100)
-    return _settled(scoring, status, points, (parts, [text for _, text in because], facts.forecasts), previous, now)
+    parts = dict(zip(PARTS, (endpoint, mesh, response, failures, resources, competence), strict=True))
+    texts = [text for _, text in because] if because else []
+    return _settled(scoring, status, points, (parts, texts, facts.forecasts), previous, now)
 
 
 def _settled(
@@ -206,6 +214,8 @@ def _lost(item: tuple[float, str]) -> float:
 
 def _trend(previous: Score, points: int, now: float) -> float:
     """What the score changed in the last half hour, per hour; what is older fades away."""
+    if points == previous.score and previous.trend_per_h == 0.0:
+        return 0.0
     fading = math.exp(-max(0.0, now - previous.at) / TREND_S)
     return previous.trend_per_h * fading + (points - previous.score) * 3600.0 / TREND_S
 

@@ -133,15 +133,18 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         return Wait(until=math.inf, why=incident.note, state=state)
     if incident.parent and not world.parent_over:
         return Wait(until=math.inf, why="its common cause is dealt with first", state=IncidentState.HELD)
-    hopeless = _hopeless(policy, incident, world, now)
-    if hopeless:
-        return Escalate(why=hopeless)
+    overdue = _overdue(policy, incident, now)
+    if overdue:
+        return Escalate(why=overdue)
     if state is IncidentState.WAITING and now < incident.next_at:
         return Wait(until=incident.next_at, why=incident.note)
     if not any(step.outcome is not Outcome.SKIPPED for step in incident.steps):
         reflex = _reflex(policy, incident, world, now)
         if reflex is not None:
             return reflex
+    hopeless = _hopeless(policy, incident, world)
+    if hopeless:
+        return Escalate(why=hopeless)
     return _climb(policy, incident, world, now, dice)
 
 
@@ -269,22 +272,23 @@ def _under_way(policy: Policy, incident: Incident, step: StepTaken, world: World
     return Wait(until=now + rung.cooldown_s, why=why, ended=ended)
 
 
-def _hopeless(policy: Policy, incident: Incident, world: World, now: float) -> str:
+def _overdue(policy: Policy, incident: Incident, now: float) -> str:
+    age_s = now - incident.opened_at
+    return f"not mended in {age_s / 60:.0f} min" if age_s >= give_up_s(policy, incident.cause) else ""
+
+
+def _hopeless(policy: Policy, incident: Incident, world: World) -> str:
     """Why nothing more is tried; empty: something may be."""
     if not policy.heal:
         return f"the policy {policy.name} only judges and tells (heal: false)"
     if incident.cause is Cause.FORECAST and not policy.forecast.recycle:
         return f"the policy {policy.name} only tells of forecasts (recycle: false)"
-    if now - incident.opened_at >= give_up_s(policy, incident.cause):
-        return f"not mended in {(now - incident.opened_at) / 60:.0f} min"
-    taken = world.steps_before + sum(1 for step in incident.steps if _counts(step))
+    taken = world.steps_before + sum(
+        step.by == "policy" and step.outcome is not Outcome.SKIPPED for step in incident.steps
+    )
     if taken >= policy.attempts_max:
         return f"{taken} steps within {policy.window_s / 60:.0f} min did not last, {policy.attempts_max} are the limit"
     return "" if world.breaker.ok else world.breaker.why
-
-
-def _counts(step: StepTaken) -> bool:
-    return step.by == "policy" and step.outcome is not Outcome.SKIPPED
 
 
 def _reflex(policy: Policy, incident: Incident, world: World, now: float) -> Decision | None:

@@ -38,7 +38,7 @@ def signs(
     if vitals is not None and vitals.epoch == status.epoch:
         failed = _failed(vitals.probes)
         if failed:
-            return _sign(Cause.ENDPOINT_DOWN, True, f"its liveness probe {failed} failed", score)
+            return _sign(_probed(spec, failed), True, f"its liveness probe {failed} failed", score)
     failed = _failed(facts.answers)
     if failed:
         return _sign(Cause.WRONG_ANSWERS, True, f"its known-answer task {failed} failed", score)
@@ -92,6 +92,12 @@ def _failed(probes: Mapping[str, ProbeFact]) -> str:
         if fact.fails and fact.fails >= fact.limit and fact.phase == "liveness":
             return name
     return ""
+
+
+def _probed(spec: FleetSpec, name: str) -> Cause:
+    """What a failed probe points to: one of a metric to resources, any other to what should answer."""
+    kinds = {probe.name: probe.kind for probe in spec.health.probes}
+    return Cause.RESOURCES if kinds.get(name) == "metric" else Cause.ENDPOINT_DOWN
 
 
 def _measured(probes: Mapping[str, ProbeFact], since: float) -> bool:
