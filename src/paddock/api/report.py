@@ -1,4 +1,4 @@
-"""Reports as one HTML page each: no script, no request to anywhere, plots drawn as SVG. Reads in the dark and on paper."""
+"""Reports as one HTML page each: no script, no request to anywhere, plots drawn as SVG, readable in the dark."""
 
 from __future__ import annotations
 
@@ -83,11 +83,12 @@ def _page(title: str, at: float, parts: Iterable[str]) -> str:
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"<tr>{''.join(row)}</tr>" for row in rows]
     shown = lines[:ROWS_MAX]
+    heading = f"<h2>{html.escape(title)}</h2>"
     if not lines:
-        return f"<h2>{html.escape(title)}</h2><p>None.</p>"
+        return f"{heading}<p>None.</p>"
     more = f"<p>… and {len(lines) - len(shown)} more.</p>" if len(lines) > len(shown) else ""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
-    return f"<h2>{html.escape(title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>{more}"
+    return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>{more}"
 
 
 def _kpi_row(kpi: Kpi) -> Sequence[str]:
@@ -165,7 +166,8 @@ def _bars(title: str, values: Sequence[float], starts: Sequence[float], shown: C
     )
     label = f"{title}: from {shown(min(values))} to {shown(max(values))}"
     return (
-        f'<h2>{html.escape(title)}</h2><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
+        f"<h2>{html.escape(title)}</h2>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
         f'<line x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH}" y2="{HEIGHT - BOTTOM}"/>'
         f'<text x="0" y="10">{html.escape(shown(most))}</text><text x="0" y="{HEIGHT - BOTTOM}">0</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 4}">{_clock(starts[0])}</text>'
