@@ -13,11 +13,11 @@ from paddock.api.callers import After, ByDep, ControlDep, FleetFilter, Limit, kn
 from paddock.api.describe import answer, takes
 from paddock.api.report import health_page, kpi_page
 from paddock.api.shapes import AgentHealth, IncidentPage, RolledBack, ScoreList, page
-from paddock.control.reports import HealthReport, KpiReport
 from paddock.decide.explain import Explanation
 from paddock.decide.rehearse import Rehearsal, Rehearsed
 from paddock.model.health import Band
 from paddock.model.incident import Incident
+from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.names import check_name
 
 router = APIRouter(prefix="/api/v1", tags=["healing"], dependencies=[Depends(known_query)])

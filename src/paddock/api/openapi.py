@@ -18,10 +18,10 @@ from fastapi.openapi.utils import get_openapi
 from paddock.api import bodies, fleets, shapes
 from paddock.api.describe import schema_of
 from paddock.api.problems import MEDIA_TYPE, Problem
-from paddock.control.reports import HealthReport, KpiReport
 from paddock.control.service import Change
 from paddock.decide.explain import Explanation
 from paddock.decide.rehearse import Rehearsed
+from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.plan import Plan
 
 COMMITTED = Path(__file__).with_name("openapi.json")

@@ -6,10 +6,9 @@ import html
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from paddock.control.reports import HealthReport, KpiReport
-from paddock.decide.kpi import Slo, total
+from paddock.decide.kpi import total
 from paddock.model.incident import Incident
-from paddock.model.kpi import FleetPoint, Kpi
+from paddock.model.kpi import FleetPoint, HealthReport, Kpi, KpiReport, Slo, amount
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 160, 56, 20
 BARS_MAX = 240
@@ -184,17 +183,6 @@ def _span(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:g} {unit}"
     return f"{seconds:g} s"
-
-
-def amount(value: float | None, unit: str) -> str:
-    """A figure with its unit, for people."""
-    if value is None:
-        return "not measured"
-    if unit == "share":
-        return f"{value:.3%}" if value > 0.99 else f"{value:.1%}"
-    if unit == "s":
-        return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-    return f"{value:,.0f} {unit}".rstrip()
 
 
 def _text(value: object, kind: str = "") -> str:

@@ -10,6 +10,7 @@ import typer
 from paddock.cli import show
 from paddock.cli.session import session
 from paddock.model.errors import PaddockError, Refused
+from paddock.model.kpi import amount
 
 incident = typer.Typer(no_args_is_help=True, help="Incidents: close one by hand.")
 policy = typer.Typer(no_args_is_help=True, help="Policies: what one would do.")
@@ -213,17 +214,6 @@ def objective_columns() -> dict[str, Any]:
         "budget left": lambda o: amount(o["budget_left"], "share"),
         "alarm": lambda o: o["alarm"] or "-",
     }
-
-
-def amount(value: float | None, unit: str) -> str:
-    """A figure with its unit, for people."""
-    if value is None:
-        return "not measured"
-    if unit == "share":
-        return f"{value:.3%}" if value > 0.99 else f"{value:.1%}"
-    if unit == "s":
-        return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-    return f"{value:,.0f} {unit}".rstrip()
 
 
 def seconds_of(text: str) -> float:

@@ -20,7 +20,7 @@ from paddock.control.healing import Healer
 from paddock.control.health import HealthKeeper
 from paddock.control.incidents import Book
 from paddock.control.owner import Owner, within
-from paddock.control.reports import HealthReport, KpiReport, Reports
+from paddock.control.reports import Reports
 from paddock.control.signs import Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
@@ -30,6 +30,7 @@ from paddock.model.agent import Event
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.health import Band, HealthPoint, Score
 from paddock.model.incident import Fact, Incident, IncidentState, Severity
+from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.names import split_agent
 from paddock.model.policy import Action, Cause, Policy
 from paddock.ports.record import Batch, Page

@@ -5,45 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-import msgspec
-
 from paddock.control.core import Core
 from paddock.control.figures import Figures
 from paddock.control.incidents import Book
 from paddock.control.vitals import VitalsBook
-from paddock.decide.kpi import Slo, Usage, kpis, objectives
+from paddock.decide.kpi import Usage, kpis, objectives
 from paddock.model.errors import Refused
 from paddock.model.health import Score
 from paddock.model.incident import Incident
-from paddock.model.kpi import FleetPoint, Kpi
+from paddock.model.kpi import FleetPoint, HealthReport, KpiReport, Slo
 
 SINCE_S_MAX = 366 * 86_400.0
 OPEN_MAX = 1000
 WORST_MAX = 50
-
-
-class KpiReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Key figures of the last `since_s`, of everything or of one fleet."""
-
-    at: float
-    since_s: float
-    fleet: str
-    kpis: list[Kpi]
-    objectives: list[Slo]
-    points: list[FleetPoint]
-    incidents: list[Incident]
-
-
-class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The health of everybody, now."""
-
-    at: float
-    bands: dict[str, int]
-    """Band → agents."""
-    fleets: dict[str, dict[str, float]]
-    """Fleet → lowest and mean score, agents."""
-    worst: list[Score]
-    open: list[Incident]
 
 
 Scores = Callable[[str], Sequence[Score]]

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from paddock.control.reports import HealthReport, KpiReport
 from paddock.decide.explain import Explanation
 from paddock.decide.rehearse import Rehearsal, Rehearsed
 from paddock.model.agent import AgentStatus, NodeStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import HealthPoint, Score
 from paddock.model.incident import Incident
+from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.manifest import ManifestSource
 from paddock.model.plan import Plan
 from paddock.model.task import TaskView

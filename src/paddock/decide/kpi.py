@@ -13,7 +13,7 @@ import msgspec
 
 from paddock.decide.explain import times
 from paddock.model.incident import Incident, IncidentState
-from paddock.model.kpi import LATENCY_BOUNDS_S, FleetPoint, Kpi
+from paddock.model.kpi import LATENCY_BOUNDS_S, FleetPoint, Kpi, Slo
 from paddock.model.policy import Objective
 
 CLAIMS = {"availability": 0.999, "success": 0.99, "response": 1.0, "recover": 300.0}
@@ -44,7 +44,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     dead: int = 0
     latency_s: float = 0.0
-    latencies: list[int] = [0] * (len(LATENCY_BOUNDS_S) + 1)
+    latencies: list[int] = []
     owners: int = 0
 
     @property
@@ -78,20 +78,6 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
             count for count, bound in zip(self.latencies, LATENCY_BOUNDS_S, strict=False) if bound <= limit_s * 1.0001
         )
         return quick / total if total else None
-
-
-class Slo(msgspec.Struct, frozen=True, kw_only=True):
-    """How one objective stands."""
-
-    fleet: str
-    objective: Objective
-    value: float | None
-    budget_left: float | None
-    """Share of the error budget of its window that is left; below 0: it is overdrawn."""
-    burns: list[tuple[float, float]]
-    """(window in seconds, burn rate)"""
-    alarm: str = ""
-    """page or ticket; empty: none."""
 
 
 def total(points: Iterable[FleetPoint]) -> Total:
