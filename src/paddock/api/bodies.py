@@ -70,13 +70,30 @@ class HealActionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """restart, restart-clean, reset-connection, redeploy, … : what its runtime offers."""
 
 
+class RecoverBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do with an agent, in the words of older systems."""
+
+    action: str = "restart"
+    """restart, reboot, redeploy (or recreate), …"""
+
+
 class CloseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why an incident is ended by hand."""
 
     why: str = ""
 
 
-INPUTS = (ManifestBody, ManifestsBody, ScaleBody, HealBody, HealActionBody, CloseBody, Rehearsal, TaskRequest)
+INPUTS = (
+    ManifestBody,
+    ManifestsBody,
+    ScaleBody,
+    HealBody,
+    HealActionBody,
+    RecoverBody,
+    CloseBody,
+    Rehearsal,
+    TaskRequest,
+)
 
 
 class Json(Response):
