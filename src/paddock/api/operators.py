@@ -1,4 +1,4 @@
-"""Routes that operators of older bot systems know: `/dashboard` as data, and `/recover/<fleet>/<name>`. Thin aliases."""
+"""Routes that operators of older bot systems know: `/dashboard` as data, `/recover/<fleet>/<name>`. Thin aliases."""
 
 from __future__ import annotations
 
