@@ -12,12 +12,12 @@ from paddock.api.bodies import CloseBody, HealActionBody, Json, body_of, optiona
 from paddock.api.callers import After, ByDep, ControlDep, FleetFilter, Limit, known_query
 from paddock.api.describe import answer, takes
 from paddock.api.report import health_page, kpi_page
-from paddock.api.shapes import AgentHealth, IncidentPage, RolledBack, ScoreList, page
+from paddock.api.shapes import AgentHealth, IncidentPage, OpsList, RolledBack, ScoreList, page
 from paddock.decide.explain import Explanation
 from paddock.decide.rehearse import Rehearsal, Rehearsed
 from paddock.model.health import Band
 from paddock.model.incident import Incident
-from paddock.model.kpi import HealthReport, KpiReport
+from paddock.model.kpi import HealthReport, KpiReport, OpsReport
 from paddock.model.names import check_name
 
 router = APIRouter(prefix="/api/v1", tags=["healing"], dependencies=[Depends(known_query)])
@@ -123,6 +123,21 @@ async def rollback_fleet(control: ControlDep, by: ByDep, name: str) -> Response:
 )
 async def rehearse_policy(control: ControlDep, body: Annotated[Rehearsal, Depends(body_of(Rehearsal))]) -> Response:
     return Json(control.care.rehearse(body))
+
+
+@router.get("/ops", summary="Daily operations", responses=answer(OpsList, "Their names."))
+async def list_ops(control: ControlDep) -> Response:
+    return Json({"items": list(control.daily.names()), "next": None})
+
+
+@router.post(
+    "/ops/{name}",
+    summary="Run a daily operation now",
+    description="Each runs once a day by itself. What it finds is in the answer, and in the history as `ops.<name>`.",
+    responses=answer(OpsReport, "What it found."),
+)
+async def run_ops(control: ControlDep, by: ByDep, name: str) -> Response:
+    return Json(await control.daily.do(name, by=by))
 
 
 @router.get("/report/kpi", summary="Key figures", responses=answer(KpiReport, "Figures, objectives, what they are of."))

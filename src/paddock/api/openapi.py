@@ -21,7 +21,7 @@ from paddock.api.problems import MEDIA_TYPE, Problem
 from paddock.control.service import Change
 from paddock.decide.explain import Explanation
 from paddock.decide.rehearse import Rehearsed
-from paddock.model.kpi import HealthReport, KpiReport
+from paddock.model.kpi import HealthReport, KpiReport, OpsReport
 from paddock.model.plan import Plan
 
 COMMITTED = Path(__file__).with_name("openapi.json")
@@ -42,6 +42,8 @@ STRUCTS = (
     shapes.AgentHealth,
     shapes.IncidentPage,
     shapes.RolledBack,
+    shapes.OpsList,
+    OpsReport,
     Explanation,
     Rehearsed,
     KpiReport,

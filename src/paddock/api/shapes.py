@@ -82,6 +82,13 @@ class IncidentPage(msgspec.Struct, frozen=True, kw_only=True):
     """The cursor of the next page (`after`), or null at the end."""
 
 
+class OpsList(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of daily operations."""
+
+    items: list[str]
+    next: None = None
+
+
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True):
     """A fleet that is what it was before."""
 

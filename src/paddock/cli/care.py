@@ -14,6 +14,7 @@ from paddock.model.kpi import amount
 
 incident = typer.Typer(no_args_is_help=True, help="Incidents: close one by hand.")
 policy = typer.Typer(no_args_is_help=True, help="Policies: what one would do.")
+ops = typer.Typer(no_args_is_help=True, help="Daily operations: list them, run one now.")
 report = typer.Typer(no_args_is_help=True, help="Reports: health, key figures.")
 
 CASE_BYTES_MAX = 100_000
@@ -26,6 +27,7 @@ def add(app: typer.Typer) -> None:
     app.add_typer(incident, name="incident")
     app.add_typer(policy, name="policy")
     app.add_typer(report, name="report")
+    app.add_typer(ops, name="ops")
 
 
 def health_columns() -> dict[str, Any]:
@@ -124,6 +126,35 @@ def policy_test(
     for line in told["lines"]:
         typer.echo(f"  after {show.duration(line['at_s']):>6}  {line['text']}")
     typer.echo(f"Outcome: {told['outcome']}")
+
+
+@ops.command("list")
+def ops_list(context: typer.Context) -> None:
+    """Name the daily operations. Each runs once a day by itself; 'paddock get events' shows what they found."""
+    with session(context).api() as api:
+        for name in api.get("/api/v1/ops")["items"]:
+            typer.echo(name)
+
+
+@ops.command("run")
+def ops_run(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Such as integrity-check.")],
+    output: show.Output = show.Form.TABLE,
+) -> None:
+    """Run one now, and print what it found. Exit code 1 when something should be looked at."""
+    from paddock.cli.client import path_of
+
+    with session(context).api() as api:
+        told = api.post(path_of("ops", name))
+    if output is not show.Form.TABLE:
+        show.dump(told, output)
+    else:
+        typer.echo(f"{name}: {told['text']}")
+        for finding in told["findings"]:
+            typer.echo(f"  - {finding}")
+    if not told["ok"]:
+        raise typer.Exit(1)
 
 
 def read_case(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from paddock.control.care import Care
 from paddock.control.changes import Changes, Reader
 from paddock.control.core import Core
 from paddock.control.crons import Crons
+from paddock.control.daily import Daily
 from paddock.control.door import Door
 from paddock.control.events import Events
 from paddock.control.fleets import Fleets
@@ -87,20 +88,20 @@ class ControlServer:
         lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
-        self.care = Care(
-            Core(
-                fabric,
-                clock,
-                self._archive,
-                self._mirror,
-                self._recorder,
-                self._nodes,
-                self._apply,
-                self._events,
-                self._changes,
-                dice,
-            )
+        core = Core(
+            fabric,
+            clock,
+            self._archive,
+            self._mirror,
+            self._recorder,
+            self._nodes,
+            self._apply,
+            self._events,
+            self._changes,
+            dice,
         )
+        self.care = Care(core)
+        self.daily = Daily(core, self.care, self._janitor, self._status)
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -124,6 +125,7 @@ class ControlServer:
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())
         owner.loop("status", self._status.run())
+        owner.loop("daily", self.daily.run())
         try:
             await self.care.start(owner)
         except BaseException:

@@ -13,7 +13,7 @@ from paddock.model.agent import AgentStatus, NodeStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import HealthPoint, Score
 from paddock.model.incident import Incident
-from paddock.model.kpi import HealthReport, KpiReport
+from paddock.model.kpi import HealthReport, KpiReport, OpsReport
 from paddock.model.manifest import ManifestSource
 from paddock.model.plan import Plan
 from paddock.model.task import TaskView
@@ -82,6 +82,13 @@ class CareDoor(Protocol):
     def health_report(self, *, fleet: str = "") -> HealthReport: ...
 
 
+class DailyDoor(Protocol):
+    """Daily operations. `control/daily.py` is the real thing."""
+
+    def names(self) -> Sequence[str]: ...
+    async def do(self, name: str, *, by: str = "") -> OpsReport: ...
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One live change, for SSE: `kind` is agent, task, fleet, node or event; `data` the same JSON as its GET."""
 
@@ -93,6 +100,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Control(Protocol):
     @property
     def care(self) -> CareDoor: ...
+    @property
+    def daily(self) -> DailyDoor: ...
 
     async def plan(self, sources: Sequence[ManifestSource], *, prune: bool = False) -> Plan: ...
     async def apply(self, sources: Sequence[ManifestSource], *, prune: bool = False, by: str = "") -> Plan: ...

@@ -43,6 +43,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     failed: int = 0
     dead: int = 0
+    busy_s: float = 0.0
     latency_s: float = 0.0
     latencies: list[int] = []
     owners: int = 0
@@ -82,14 +83,14 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 def total(points: Iterable[FleetPoint]) -> Total:
     """Sum up. Owners of different fleets are different; of one fleet the most of any stretch are taken."""
-    wanted = ready = latency = 0.0
+    wanted = ready = latency = busy = 0.0
     done = failed = dead = 0
     latencies = [0] * (len(LATENCY_BOUNDS_S) + 1)
     owners: dict[str, int] = {}
     for point in points:
         wanted, ready = wanted + point.wanted_s, ready + point.ready_s
         done, failed, dead = done + point.done, failed + point.failed, dead + point.dead
-        latency += point.latency_s
+        latency, busy = latency + point.latency_s, busy + point.busy_s
         for index, count in enumerate(point.latencies[: len(latencies)]):
             latencies[index] += count
         owners[point.fleet] = max(owners.get(point.fleet, 0), point.owners)
@@ -99,6 +100,7 @@ def total(points: Iterable[FleetPoint]) -> Total:
         done=done,
         failed=failed,
         dead=dead,
+        busy_s=busy,
         latency_s=latency,
         latencies=latencies,
         owners=sum(owners.values()),

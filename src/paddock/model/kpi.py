@@ -27,6 +27,8 @@ class FleetPoint(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     failed: int = 0
     dead: int = 0
+    busy_s: float = 0.0
+    """Agent-seconds of work on tasks that ended."""
     latency_s: float = 0.0
     """Sum over `done` of the time from submission to end."""
     latencies: list[int] = []
@@ -96,6 +98,19 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     """Fleet → lowest and mean score, agents."""
     worst: list[Score]
     open: list[Incident]
+
+
+class OpsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one daily operation found."""
+
+    name: str
+    at: float
+    took_s: float
+    ok: bool
+    """Nothing that a person must look at."""
+    text: str
+    findings: list[str] = []
+    data: dict[str, Any] = {}
 
 
 def amount(value: float | None, unit: str) -> str:
