@@ -23,6 +23,7 @@ from paddock.control.daily import Daily
 from paddock.control.door import Door
 from paddock.control.events import Events
 from paddock.control.fleets import Fleets
+from paddock.control.infrastructure import Infrastructure
 from paddock.control.intake import Intake
 from paddock.control.janitor import Janitor
 from paddock.control.later import Later
@@ -42,7 +43,7 @@ from paddock.model.errors import NotFound, Refused, TimedOut, Unavailable
 from paddock.model.manifest import ManifestSource
 from paddock.model.names import split_agent
 from paddock.model.plan import Plan
-from paddock.model.task import TaskState, TaskView
+from paddock.model.task import Priority, TaskState, TaskView
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric
 from paddock.ports.record import Page, Record
@@ -101,6 +102,7 @@ class ControlServer:
             dice,
         )
         self.care = Care(core)
+        self._infrastructure = Infrastructure(core, self.care.book, self._status)
         self.daily = Daily(core, self.care, self._janitor, self._status)
         self._owner: Owner | None = None
 
@@ -128,6 +130,7 @@ class ControlServer:
         owner.loop("daily", self.daily.run())
         try:
             await self.care.start(owner)
+            owner.loop("infrastructure", self._infrastructure.run())
         except BaseException:
             await self.stop()
             raise
@@ -238,7 +241,8 @@ class ControlServer:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def submit(self, request: TaskRequest, *, by: str = "") -> TaskView:
-        if why := self._no_room():
+        low = request.priority.upper() == Priority.LOW.name
+        if why := self._no_room() or (self._infrastructure.shedding if low else ""):
             raise Unavailable(why)
         return await self._tasks.submit(request, by=by)
 
