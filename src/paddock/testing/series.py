@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from paddock.decide.forecast import forecast
+from paddock.decide.forecast import came_down_from, forecast
 from paddock.model.health import Forecast, Series
 
 EVERY_S = 30.0
@@ -145,18 +145,12 @@ def crossed_at(values: Sequence[float]) -> float:
 def first_told(values: Sequence[float], *, horizon_s: float, every: int = 2) -> tuple[float, Forecast] | None:
     """When a forecast is told for the first time, before the limit; looked at with every n-th point. What it came down
     from is remembered, as a caller would."""
-    survived, top, last = 0.0, 0.0, min(crossed_at(values) / EVERY_S, len(values))
-    for place in range(every, int(last), every):
+    survived = 0.0
+    for place in range(every, int(min(crossed_at(values) / EVERY_S, len(values))), every):
         start = max(0, place - WINDOW)
-        seen = list(values[start:place])
-        top = max(top, *seen[-every:])
-        if seen[-1] < 0.8 * top:
-            survived, top = max(survived, top), seen[-1]
-        series = Series([(start + n) * EVERY_S for n in range(len(seen))], seen)
-        now = (place - 1) * EVERY_S
-        found = forecast(
-            series, metric="memory_bytes", limit=LIMIT, now=now, horizon_s=horizon_s, survived=0.95 * survived
-        )
+        series = Series([n * EVERY_S for n in range(start, place)], list(values[start:place]))
+        survived, now = came_down_from(series, survived), (place - 1) * EVERY_S
+        found = forecast(series, metric="memory_bytes", limit=LIMIT, now=now, horizon_s=horizon_s, survived=survived)
         if found is not None:
             return now, found
     return None
