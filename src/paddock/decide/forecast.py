@@ -103,7 +103,7 @@ def _crossing(
         return None
     half = len(floors) // 2
     early, late = _slope(floors[: half + 1])[0], _slope(floors[half:])[0]
-    if late < SLOWED * early:
+    if late <= 0 or late < SLOWED * early:
         return None
     rate = min(slope, late)
     top = _upper([value - slope * when for when, value in zip(at, values, strict=True)]) + slope * at[-1]

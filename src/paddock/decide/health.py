@@ -17,7 +17,7 @@ import msgspec
 
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
-from paddock.model.health import Band, Component, Forecast, ProbeFact, Score, Vitals
+from paddock.model.health import Band, Forecast, ProbeFact, Score, Vitals
 from paddock.model.incident import Fact
 from paddock.model.policy import Cause, Policy, Scoring
 
@@ -29,19 +29,6 @@ CAPS = {
 }
 """The most that an agent in this state can have; any other state: 0."""
 RUNS = (AgentState.READY, AgentState.DEGRADED)
-
-PARTS = tuple(
-    part.value
-    for part in (
-        Component.ENDPOINT,
-        Component.MESH,
-        Component.RESPONSE,
-        Component.FAILURES,
-        Component.RESOURCES,
-        Component.COMPETENCE,
-    )
-)
-"""Plain strings: an enumeration's hash is a slow one, and there are thirty thousand of them in a round."""
 
 LIVENESS_CAP = 25
 """With a failed liveness probe: ill, whatever else is well."""
@@ -125,7 +112,7 @@ def score(
         because.append((100.0 - cap, status.reason or f"it is {state}"))
     stale = vitals is not None and now - vitals.at > STALE_S
     endpoint = mesh = response = resources = competence = None
-    weights, gone = scoring.weights, False
+    weights = scoring.weights
     if stale and vitals is not None:
         mesh = 0.5
         because.append((weights.mesh / 2, f"nothing was measured for {now - vitals.at:.0f} s"))
@@ -141,22 +128,36 @@ def score(
         competence, failed = _probes(facts.answers, weights.competence, "known-answer task", because)
         cap = min(cap, LIVENESS_CAP) if failed else cap
     total, got = weights.failures, weights.failures * failures
-    for value, weight in (
-        (endpoint, weights.endpoint),
-        (mesh, weights.mesh),
-        (response, weights.response),
-        (resources, weights.resources),
-        (competence, weights.competence),
-    ):
-        if value is not None:
-            total += weight
-            got += weight * value
-            gone = gone or value <= 0.0
+    if endpoint is not None:
+        total += weights.endpoint
+        got += weights.endpoint * endpoint
+    if mesh is not None:
+        total += weights.mesh
+        got += weights.mesh * mesh
+    if response is not None:
+        total += weights.response
+        got += weights.response * response
+    if resources is not None:
+        total += weights.resources
+        got += weights.resources * resources
+    if competence is not None:
+        total += weights.competence
+        got += weights.competence * competence
     points = int(100.0 * got / total + 1e-9) if total > 0 else 100
+    # Plain strings and no loop: this runs for thousands of agents in a round.
+    parts = {
+        "endpoint": endpoint,
+        "mesh": mesh,
+        "response": response,
+        "failures": failures,
+        "resources": resources,
+        "competence": competence,
+    }
+    if 0.0 in (endpoint, mesh, response, resources, competence):
+        cap = min(cap, GONE_CAP)
+    points = min(points, cap)
     if len(because) > 1:
         because.sort(key=_lost, reverse=True)
-    points = min(points, cap, GONE_CAP if gone else 100)
-    parts = dict(zip(PARTS, (endpoint, mesh, response, failures, resources, competence), strict=True))
     texts = [text for _, text in because] if because else []
     return _settled(scoring, status, points, (parts, texts, facts.forecasts), previous, now)
 
