@@ -199,7 +199,7 @@ def test_a_forecast_is_told_and_healed_only_where_the_policy_recycles() -> None:
 
 
 def test_a_recovery_is_confirmed_by_what_was_ill() -> None:
-    def known(cause: Cause, seen: Vitals | None = None, facts: Facts = Facts(), **more: Any) -> bool:  # noqa: B008
+    def known(cause: Cause, seen: Vitals | None = None, facts: Facts = Facts(), **more: Any) -> bool:  # noqa: B008 - frozen
         return confirmed(cause, SPEC, status(started_at=NOW - 60, **more), seen, facts, NOW - 10, NOW)
 
     assert known(Cause.CRASH)
