@@ -19,7 +19,7 @@ from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import Band, Forecast, ProbeFact, Score, Vitals
 from paddock.model.incident import Fact
-from paddock.model.policy import Cause, Policy, Scoring
+from paddock.model.policy import Cause, Policy, Scoring, Weights
 
 CAPS = {
     AgentState.READY: 100,
@@ -110,41 +110,23 @@ def score(
     because: list[tuple[float, str]] = []
     if cap < 100:
         because.append((100.0 - cap, status.reason or f"it is {state}"))
-    stale = vitals is not None and now - vitals.at > STALE_S
     endpoint = mesh = response = resources = competence = None
     weights = scoring.weights
-    if stale and vitals is not None:
+    if vitals is not None and now - vitals.at > STALE_S:
         mesh = 0.5
         because.append((weights.mesh / 2, f"nothing was measured for {now - vitals.at:.0f} s"))
+        vitals = None
     elif vitals is not None:
         if vitals.probes:
             endpoint, failed = _probes(vitals.probes, weights.endpoint, "probe", because)
             cap = min(cap, LIVENESS_CAP) if failed else cap
         mesh = _mesh(vitals, weights.mesh, because)
         resources = _resources(spec, scoring, vitals, weights.resources, because)
-    response = _response(scoring, None if stale else vitals, facts, because)
+    response = _response(scoring, vitals, facts, because)
     failures = _failures(facts, weights.failures, because)
     if facts.answers:
         competence, failed = _probes(facts.answers, weights.competence, "known-answer task", because)
         cap = min(cap, LIVENESS_CAP) if failed else cap
-    total, got = weights.failures, weights.failures * failures
-    if endpoint is not None:
-        total += weights.endpoint
-        got += weights.endpoint * endpoint
-    if mesh is not None:
-        total += weights.mesh
-        got += weights.mesh * mesh
-    if response is not None:
-        total += weights.response
-        got += weights.response * response
-    if resources is not None:
-        total += weights.resources
-        got += weights.resources * resources
-    if competence is not None:
-        total += weights.competence
-        got += weights.competence * competence
-    points = int(100.0 * got / total + 1e-9) if total > 0 else 100
-    # Plain strings and no loop: this runs for thousands of agents in a round.
     parts = {
         "endpoint": endpoint,
         "mesh": mesh,
@@ -153,13 +135,25 @@ def score(
         "resources": resources,
         "competence": competence,
     }
-    if 0.0 in (endpoint, mesh, response, resources, competence):
-        cap = min(cap, GONE_CAP)
-    points = min(points, cap)
-    if len(because) > 1:
-        because.sort(key=_lost, reverse=True)
-    texts = [text for _, text in because] if because else []
-    return _settled(scoring, status, points, (parts, texts, facts.forecasts), previous, now)
+    if not because:  # as with most
+        return _settled(scoring, status, 100, (parts, [], facts.forecasts), previous, now)
+    because.sort(key=_lost, reverse=True)
+    points = min(cap, _points(weights, parts))
+    return _settled(scoring, status, points, (parts, [text for _, text in because], facts.forecasts), previous, now)
+
+
+def _points(weights: Weights, parts: dict[str, float | None]) -> int:
+    """The weighted mean of what is known. Whole points, rounded down: 100 is only what lacks nothing."""
+    total = got = 0.0
+    gone = False
+    for name, value in parts.items():
+        if value is not None:
+            weight: float = getattr(weights, name)
+            total += weight
+            got += weight * value
+            gone = gone or (value <= 0.0 and name != "failures")
+    points = int(100.0 * got / total + 1e-9) if total > 0 else 100
+    return min(points, GONE_CAP) if gone else points
 
 
 def _settled(
