@@ -17,9 +17,9 @@ import msgspec
 
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
-from paddock.model.health import Band, Component, Forecast, ProbeFact, Score, Vitals
+from paddock.model.health import Band, Forecast, ProbeFact, Score, Vitals
 from paddock.model.incident import Fact
-from paddock.model.policy import Cause, Policy, Scoring
+from paddock.model.policy import Cause, Policy, Scoring, Weights
 
 CAPS = {
     AgentState.READY: 100,
@@ -29,19 +29,6 @@ CAPS = {
 }
 """The most that an agent in this state can have; any other state: 0."""
 RUNS = (AgentState.READY, AgentState.DEGRADED)
-
-PARTS = tuple(
-    part.value
-    for part in (
-        Component.ENDPOINT,
-        Component.MESH,
-        Component.RESPONSE,
-        Component.FAILURES,
-        Component.RESOURCES,
-        Component.COMPETENCE,
-    )
-)
-"""Plain strings: an enumeration's hash is a slow one, and there are thirty thousand of them in a round."""
 
 LIVENESS_CAP = 25
 """With a failed liveness probe: ill, whatever else is well."""
@@ -123,42 +110,50 @@ def score(
     because: list[tuple[float, str]] = []
     if cap < 100:
         because.append((100.0 - cap, status.reason or f"it is {state}"))
-    stale = vitals is not None and now - vitals.at > STALE_S
     endpoint = mesh = response = resources = competence = None
-    weights, gone = scoring.weights, False
-    if stale and vitals is not None:
+    weights = scoring.weights
+    if vitals is not None and now - vitals.at > STALE_S:
         mesh = 0.5
         because.append((weights.mesh / 2, f"nothing was measured for {now - vitals.at:.0f} s"))
+        vitals = None
     elif vitals is not None:
         if vitals.probes:
             endpoint, failed = _probes(vitals.probes, weights.endpoint, "probe", because)
             cap = min(cap, LIVENESS_CAP) if failed else cap
         mesh = _mesh(vitals, weights.mesh, because)
         resources = _resources(spec, scoring, vitals, weights.resources, because)
-    response = _response(scoring, None if stale else vitals, facts, because)
+    response = _response(scoring, vitals, facts, because)
     failures = _failures(facts, weights.failures, because)
     if facts.answers:
         competence, failed = _probes(facts.answers, weights.competence, "known-answer task", because)
         cap = min(cap, LIVENESS_CAP) if failed else cap
-    total, got = weights.failures, weights.failures * failures
-    for value, weight in (
-        (endpoint, weights.endpoint),
-        (mesh, weights.mesh),
-        (response, weights.response),
-        (resources, weights.resources),
-        (competence, weights.competence),
-    ):
+    parts = {
+        "endpoint": endpoint,
+        "mesh": mesh,
+        "response": response,
+        "failures": failures,
+        "resources": resources,
+        "competence": competence,
+    }
+    if not because:  # as with most
+        return _settled(scoring, status, 100, (parts, [], facts.forecasts), previous, now)
+    because.sort(key=_lost, reverse=True)
+    points = min(cap, _points(weights, parts))
+    return _settled(scoring, status, points, (parts, [text for _, text in because], facts.forecasts), previous, now)
+
+
+def _points(weights: Weights, parts: dict[str, float | None]) -> int:
+    """The weighted mean of what is known. Whole points, rounded down: 100 is only what lacks nothing."""
+    total = got = 0.0
+    gone = False
+    for name, value in parts.items():
         if value is not None:
+            weight: float = getattr(weights, name)
             total += weight
             got += weight * value
-            gone = gone or value <= 0.0
+            gone = gone or (value <= 0.0 and name != "failures")
     points = int(100.0 * got / total + 1e-9) if total > 0 else 100
-    if len(because) > 1:
-        because.sort(key=_lost, reverse=True)
-    points = min(points, cap, GONE_CAP if gone else 100)
-    parts = dict(zip(PARTS, (endpoint, mesh, response, failures, resources, competence), strict=True))
-    texts = [text for _, text in because] if because else []
-    return _settled(scoring, status, points, (parts, texts, facts.forecasts), previous, now)
+    return min(points, GONE_CAP) if gone else points
 
 
 def _settled(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paddock.decide.health import HEALED_BY_NODE, RUNS, Facts, Sign
+from paddock.decide.health import HEALED_BY_NODE, LIVENESS_CAP, RUNS, Facts, Sign
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import Component, ProbeFact, Score, Vitals
@@ -35,6 +35,8 @@ def signs(
         return _resting(spec, status, score)
     if state not in RUNS:
         return None
+    if not (score.low or score.below or score.forecasts) and score.score > LIVENESS_CAP:
+        return None  # most are well
     if vitals is not None and vitals.epoch == status.epoch:
         failed = _failed(vitals.probes)
         if failed:
