@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from paddock.model.health import Probe
+from paddock.model.policy import Policy
+
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
     """When and how fast a dead agent comes back. Intensity as in OTP's supervisor: more than `max` deaths in
@@ -38,6 +41,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """URL that must answer below 400; `{port}` and `{port.name}` are replaced. Empty: no probe."""
     every_s: float = 5.0
     fails: int = 3
+    probes: list[Probe] = []
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +107,8 @@ class FleetSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How many tasks one agent holds at a time."""
     restart: Restart = Restart()
     health: Health = Health()
+    policy: Policy = Policy()
+    """How its agents are judged and healed."""
     limits: Limits = Limits()
     logs: Logs = Logs()
     config: dict[str, Any] = {}
@@ -118,7 +124,7 @@ class FleetSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the template it came from, or the fleet's own name."""
     version: str = ""
     """Hash over what decides how an agent is made (`MADE_OF` in `model/manifest_build.py`). When it changes, running
-    agents are replaced; all other fields (restart, health, logs, capabilities, …) take effect on those that run."""
+    agents are replaced; all other fields (restart, health, policy, logs, …) take effect on those that run."""
     secret_env: list[str] = []
     """Names of `env` whose values are secrets: never printed, logged or returned by the API."""
 

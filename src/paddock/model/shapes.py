@@ -287,7 +287,7 @@ class MapOf:
         return found
 
     def schema(self) -> Schema:
-        names = {"pattern": f"^(?:{self.key.pattern})$"}
+        names: Schema = {"enum": list(self.key.choices)} if self.key.choices else _pattern(self.key)
         value = self.value.schema()
         return {
             "type": "object",
@@ -295,6 +295,10 @@ class MapOf:
             "additionalProperties": value,
             "maxProperties": self.length_max,
         }
+
+
+def _pattern(text: Text) -> Schema:
+    return {"pattern": f"^(?:{text.pattern})$"}
 
 
 @dataclass(frozen=True)
