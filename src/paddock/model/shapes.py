@@ -287,7 +287,8 @@ class MapOf:
         return found
 
     def schema(self) -> Schema:
-        names: Schema = {"enum": list(self.key.choices)} if self.key.choices else _pattern(self.key)
+        choices = list(self.key.choices)
+        names: Schema = {"enum": choices} if choices else {"pattern": f"^(?:{self.key.pattern})$"}
         value = self.value.schema()
         return {
             "type": "object",
@@ -295,10 +296,6 @@ class MapOf:
             "additionalProperties": value,
             "maxProperties": self.length_max,
         }
-
-
-def _pattern(text: Text) -> Schema:
-    return {"pattern": f"^(?:{text.pattern})$"}
 
 
 @dataclass(frozen=True)
