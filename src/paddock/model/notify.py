@@ -78,3 +78,19 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     incident: int = 0
     repeats: int = 0
     """How often it came while it was held back."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes out by one channel at once."""
+
+    channel: str
+    at: float
+    severity: Severity
+    """The worst of its alerts."""
+    title: str
+    text: str
+    """For people; at most 3,500 characters, without secrets."""
+    recovered: bool = False
+    """All of its alerts are recoveries."""
+    alerts: list[Alert] = []
+    """The same for programs; of many, the worst."""
