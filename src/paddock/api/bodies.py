@@ -62,7 +62,14 @@ class HealBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`fleet/name`; empty: everyone who is failed or quarantined."""
 
 
-INPUTS = (ManifestBody, ManifestsBody, ScaleBody, HealBody, TaskRequest)
+class AlertTestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which channel to try."""
+
+    channel: str = ""
+    """Its name; empty: all of them."""
+
+
+INPUTS = (ManifestBody, ManifestsBody, ScaleBody, HealBody, AlertTestBody, TaskRequest)
 
 
 class Json(Response):

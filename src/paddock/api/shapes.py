@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from paddock.control.service import AlertTest
 from paddock.model.agent import AgentStatus, NodeStatus
 from paddock.model.task import TaskView
 from paddock.ports.record import Page, StoredEvent
@@ -55,6 +56,12 @@ class Healed(msgspec.Struct, frozen=True, kw_only=True):
 
     healed: list[str]
     """Ids of agents."""
+
+
+class AlertTests(msgspec.Struct, frozen=True, kw_only=True):
+    """Which channels reach people."""
+
+    items: list[AlertTest]
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True):

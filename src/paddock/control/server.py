@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from paddock.control.alerts import Alerts, no_senders
 from paddock.control.apply import Apply
 from paddock.control.archive import Archive
 from paddock.control.changes import Changes, Reader
@@ -27,7 +28,7 @@ from paddock.control.mirror import Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
-from paddock.control.service import FleetView, TaskRequest
+from paddock.control.service import AlertTest, FleetView, TaskRequest
 from paddock.control.status import Status
 from paddock.control.tasks import Parts, Tasks
 from paddock.control.views import nearest
@@ -39,6 +40,7 @@ from paddock.model.manifest import ManifestSource
 from paddock.model.names import split_agent
 from paddock.model.plan import Plan
 from paddock.model.task import TaskState, TaskView
+from paddock.ports.alerts import Senders
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric
 from paddock.ports.record import Page, Record
@@ -54,9 +56,16 @@ class ControlServer:
     """Implements `paddock.control.service.Control`. The fabric and the record stay the caller's: it closes them."""
 
     def __init__(
-        self, fabric: Fabric, record: Record, clock: Clock, *, no_room: Callable[[], str] = lambda: ""
+        self,
+        fabric: Fabric,
+        record: Record,
+        clock: Clock,
+        *,
+        no_room: Callable[[], str] = lambda: "",
+        senders: Senders = no_senders,
     ) -> None:
-        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task."""
+        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `senders`:
+        makes the channels by which people are told."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -76,6 +85,7 @@ class ControlServer:
         lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
+        self.alerts = Alerts(fabric, clock, self._mirror, self._events, senders)
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -99,6 +109,7 @@ class ControlServer:
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())
         owner.loop("status", self._status.run())
+        self.alerts.start(owner)
 
     async def stop(self) -> None:
         """In the reverse order of start; returns when everything has ended and what was known is written."""
@@ -243,10 +254,13 @@ class ControlServer:
         return await self._archive.read(lambda: read(about=about, kind=kind, after=after, limit=limit))
 
     async def status(self) -> Mapping[str, Any]:
-        return await self._status.totals()
+        return {**await self._status.totals(), "alerts": self.alerts.channels()}
 
     async def ready(self) -> Mapping[str, str]:
         return await self._status.ready()
+
+    async def test_alerts(self, channel: str = "", *, by: str = "") -> Sequence[AlertTest]:
+        return await self.alerts.test(channel, by=by)
 
     def changes(self) -> Reader:
         return self._changes.listen()

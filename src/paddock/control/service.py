@@ -52,6 +52,15 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     """With the values of secrets blanked."""
 
 
+class AlertTest(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether people can be reached by one channel."""
+
+    channel: str
+    ok: bool
+    text: str = ""
+    """What is wrong; empty when the message was accepted."""
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One live change, for SSE: `kind` is agent, task, fleet, node or event; `data` the same JSON as its GET."""
 
@@ -100,6 +109,10 @@ class Control(Protocol):
 
     async def ready(self) -> Mapping[str, str]:
         """Part → "ok" or what is wrong, for fabric, record and node."""
+        ...
+
+    async def test_alerts(self, channel: str = "", *, by: str = "") -> Sequence[AlertTest]:
+        """Send a test message by one channel, or by all, and say what came of it."""
         ...
 
     def changes(self) -> AsyncIterator[Change]:

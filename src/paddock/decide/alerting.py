@@ -215,7 +215,7 @@ class _Work:
 
     def _cooling(self, told: Told) -> bool:
         # A clock that was set back must not silence anything for longer.
-        return 0 <= self.now - told.at < self.rules.cooldown_s
+        return told.at <= self.now < told.at + self.rules.cooldown_s
 
     def _is_word_of_end(self, alert: Alert) -> bool:
         told = self.told.get(alert.key)

@@ -56,7 +56,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"(?i)\b((?:set-)?cookie[\"']?\s{0,3}[:=]\s{0,3})[^\n]+"), rf"\1{MASK}"),
     (re.compile(r"(?i)\b(bearer\s{1,3})[A-Za-z0-9._~+/=:-]{6,}"), rf"\1{MASK}"),
-    (re.compile(r"(?i)([a-z][a-z0-9+.-]{0,20}://)[^\s/@\"'<>]{1,500}@"), rf"\1{MASK}@"),
+    (re.compile(r"(://)[^\s/@\"'<>]{1,500}@"), rf"\1{MASK}@"),
     (re.compile(r"(?i)(hooks\.slack\.com/services/|/api/webhooks/|/bot(?=[0-9]+:))[^\s\"'<>]+"), rf"\1{MASK}"),
     (re.compile(rf"(?i)((?:{_NAMES})[\w-]{{0,20}}[\"']?\s{{0,3}}(?:=>|:=|[:=])\s{{0,3}}){_VALUE}"), rf"\1{MASK}"),
     (re.compile(rf"(?i)(--[\w-]{{0,20}}(?:{_NAMES})[\w-]{{0,20}}\s{{1,3}})(?![-\[]){_VALUE}"), rf"\1{MASK}"),
@@ -72,8 +72,9 @@ def redact(text: str, secrets: Iterable[str] = (), *, limit: int = LIMIT) -> str
 
     Of long random words (32 characters and more) nothing is left either; an id in the form of a UUID stays.
     """
-    if len(text) > _SCAN_MAX:
-        text = text[: _SCAN_MAX - _MARGIN] + "…"
+    scan = min(_SCAN_MAX, 2 * limit + _MARGIN)
+    if len(text) > scan:
+        text = text[: scan - _MARGIN] + "…"
     for secret in _known(secrets):
         if secret in text:
             text = text.replace(secret, MASK)
