@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -430,3 +432,15 @@ def test_what_is_allowed_but_odd_is_said(read: Read) -> None:
     assert len(told) == 2
     assert "mail of channel 'c' is sent unencrypted" in told[0]
     assert "no route names the channel 'd'; nothing is sent by it" in told[1]
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["agents.md", "alerts.md"])
+def test_the_manifests_of_the_documentation_are_good(read: Read, page: str) -> None:
+    found = re.findall(r"```yaml\n(paddock: 1\n.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert found
+    others = {"shop": FleetSpec(name="shop", runtime="exec", command=["x"])}
+    for text in found:
+        assert read(text, others=others).warnings == []
