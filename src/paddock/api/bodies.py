@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from paddock.api.problems import NotJson, UnsupportedBody, nearest
 from paddock.control.service import TaskRequest
+from paddock.decide.rehearse import Rehearsal
 from paddock.model.errors import Refused, TooLarge
 
 T = TypeVar("T")
@@ -69,7 +70,38 @@ class AlertTestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Its name; empty: all of them."""
 
 
-INPUTS = (ManifestBody, ManifestsBody, ScaleBody, HealBody, AlertTestBody, TaskRequest)
+class HealActionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do with an agent."""
+
+    action: str
+    """restart, restart-clean, reset-connection, redeploy, … : what its runtime offers."""
+
+
+class RecoverBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do with an agent, in the words of older systems."""
+
+    action: str = "restart"
+    """restart, reboot, redeploy (or recreate), …"""
+
+
+class CloseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why an incident is ended by hand."""
+
+    why: str = ""
+
+
+INPUTS = (
+    ManifestBody,
+    ManifestsBody,
+    ScaleBody,
+    HealBody,
+    HealActionBody,
+    RecoverBody,
+    CloseBody,
+    AlertTestBody,
+    Rehearsal,
+    TaskRequest,
+)
 
 
 class Json(Response):

@@ -19,6 +19,9 @@ from paddock.api import bodies, fleets, shapes
 from paddock.api.describe import schema_of
 from paddock.api.problems import MEDIA_TYPE, Problem
 from paddock.control.service import Change
+from paddock.decide.explain import Explanation
+from paddock.decide.rehearse import Rehearsed
+from paddock.model.kpi import HealthReport, KpiReport, OpsReport
 from paddock.model.plan import Plan
 
 COMMITTED = Path(__file__).with_name("openapi.json")
@@ -36,6 +39,16 @@ STRUCTS = (
     shapes.Readiness,
     shapes.LiveAgents,
     shapes.ClusterTask,
+    shapes.ScoreList,
+    shapes.AgentHealth,
+    shapes.IncidentPage,
+    shapes.RolledBack,
+    shapes.OpsList,
+    OpsReport,
+    Explanation,
+    Rehearsed,
+    KpiReport,
+    HealthReport,
     fleets.FleetList,
     Plan,
     Change,
@@ -55,6 +68,7 @@ at it (`agents`, `fleets`, `nodes`, `history`, `events`).
 TAGS = [
     {"name": "tasks", "description": "Work: submit, wait, list, cancel, replay."},
     {"name": "agents", "description": "Running members of fleets, and their logs."},
+    {"name": "healing", "description": "Health, incidents, why something was done, reports."},
     {"name": "fleets", "description": "What is wanted and what is."},
     {"name": "manifests", "description": "Declare what should run."},
     {"name": "nodes", "description": "Supervisors, one for each host."},

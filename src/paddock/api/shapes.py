@@ -8,6 +8,8 @@ import msgspec
 
 from paddock.control.service import AlertTest
 from paddock.model.agent import AgentStatus, NodeStatus
+from paddock.model.health import HealthPoint, Score
+from paddock.model.incident import Incident
 from paddock.model.task import TaskView
 from paddock.ports.record import Page, StoredEvent
 
@@ -62,6 +64,44 @@ class AlertTests(msgspec.Struct, frozen=True, kw_only=True):
     """Which channels reach people."""
 
     items: list[AlertTest]
+
+
+class ScoreList(msgspec.Struct, frozen=True, kw_only=True):
+    """Health of agents, the worst first."""
+
+    items: list[Score]
+    next: None = None
+
+
+class AgentHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Health of one agent."""
+
+    score: Score
+    history: list[HealthPoint]
+    """Oldest first: 24 h fine, then coarse."""
+
+
+class IncidentPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Incidents, newest first."""
+
+    items: list[Incident]
+    next: str | None
+    """The cursor of the next page (`after`), or null at the end."""
+
+
+class OpsList(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of daily operations."""
+
+    items: list[str]
+    next: None = None
+
+
+class RolledBack(msgspec.Struct, frozen=True, kw_only=True):
+    """A fleet that is what it was before."""
+
+    fleet: str
+    version: str
+    """The one that is wanted now."""
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,11 +49,21 @@ class Api:
     def get(self, path: str, **params: Any) -> Any:
         return self.call("GET", path, params)
 
+    def text(self, path: str, **params: Any) -> str:
+        """An answer that is no JSON, such as a page."""
+        return self._send("GET", path, params).text
+
     def post(self, path: str, body: Any = None, **params: Any) -> Any:
         return self.call("POST", path, params, body)
 
     def call(self, method: str, path: str, params: Mapping[str, Any] | None = None, body: Any = None) -> Any:
         """One request; the answer's JSON (None when it has no body)."""
+        answer = self._send(method, path, params, body)
+        return self._json(answer) if answer.content else None
+
+    def _send(
+        self, method: str, path: str, params: Mapping[str, Any] | None = None, body: Any = None
+    ) -> httpx.Response:
         given = {key: value for key, value in (params or {}).items() if value not in (None, "")}
         try:
             if body is None:
@@ -71,7 +81,7 @@ class Api:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(f"{self.url} broke off ({error}): try again; see 'paddock status'") from error
         if answer.is_success:
-            return self._json(answer) if answer.content else None
+            return answer
         raise self._error(answer)
 
     def pages(self, path: str, *, limit: int, **params: Any) -> Iterator[Any]:

@@ -84,13 +84,23 @@ def heal(
     context: typer.Context,
     agent: Annotated[str, typer.Argument(metavar="[ID]", help="Such as executor/0.", show_default=False)] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every agent that is failed or quarantined.")] = False,
+    action: Annotated[str, typer.Option(help="restart, restart-clean, redeploy, …: what its runtime offers.")] = "",
 ) -> None:
-    """Restart one agent (this lifts a quarantine), or all that have failed."""
+    """Restart one agent (this lifts a quarantine), or all that have failed; or do one recovery action.
+
+    Example: paddock heal bot/3 --action redeploy
+    """
     from paddock.cli.client import agent_path
 
     if bool(agent) == everything:
         raise typer.BadParameter("name one agent, such as executor/0, or say --all")
+    if action and everything:
+        raise typer.BadParameter("--action goes with one agent")
     with session(context).api() as api:
+        if action:
+            done = api.post(f"{agent_path(agent)}/heal", {"action": action})
+            show.say(f"{action} of {agent} is done and being verified: paddock explain incident {done['id']}")
+            return
         if agent:
             api.post(f"{agent_path(agent)}/restart")
             show.say(f"{agent} is restarted")

@@ -11,6 +11,7 @@ import typer
 
 from paddock.app.clock import SystemClock
 from paddock.cli import show
+from paddock.cli.care import health_columns, incident_columns
 from paddock.cli.session import session
 from paddock.model.errors import NotFound, Refused
 
@@ -24,6 +25,8 @@ class Kind(StrEnum):
     NODES = "nodes"
     TASKS = "tasks"
     EVENTS = "events"
+    HEALTH = "health"
+    INCIDENTS = "incidents"
 
 
 class One(StrEnum):
@@ -44,16 +47,20 @@ def get(
     context: typer.Context,
     kind: Annotated[Kind, typer.Argument(show_default=False)],
     fleet: Annotated[str, typer.Option(help="Only of this fleet.")] = "",
-    state: Annotated[str, typer.Option(help="Only in this state.")] = "",
+    state: Annotated[str, typer.Option(help="Only in this state; of health, this band.")] = "",
     about: Annotated[str, typer.Option(help="Events about this agent, fleet, node or task.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = LIMIT,
     output: show.Output = show.Form.TABLE,
 ) -> None:
-    """List agents, fleets, nodes, tasks or events."""
+    """List agents, fleets, nodes, tasks, events, health (the worst first) or incidents."""
     with session(context).api() as api:
         if kind in (Kind.FLEETS, Kind.NODES):
             items = _items(api.get(f"/api/v1/{kind}"))
             items = [item for item in items if kind is Kind.NODES or fleet in ("", item["name"])][:limit]
+        elif kind is Kind.HEALTH:
+            items = _items(api.get("/api/v1/health", fleet=fleet, band=state, limit=limit))
+        elif kind is Kind.INCIDENTS:
+            items = list(api.pages("/api/v1/incidents", limit=limit, about=about or fleet, state=state))
         elif kind is Kind.EVENTS:
             items = list(reversed(list(api.pages("/api/v1/history", limit=limit, about=about or fleet))))
         else:
@@ -142,6 +149,8 @@ COLUMNS = {
     Kind.NODES: node_columns,
     Kind.TASKS: task_columns,
     Kind.EVENTS: event_columns,
+    Kind.HEALTH: health_columns,
+    Kind.INCIDENTS: incident_columns,
 }
 
 

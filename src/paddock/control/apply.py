@@ -12,17 +12,18 @@ import msgspec
 
 from paddock.control.door import check_args
 from paddock.control.events import Events
-from paddock.control.mirror import Mirror
+from paddock.control.mirror import Former, Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import each
 from paddock.decide.plan import plan as make_plan
 from paddock.decide.plan import plan_notifications
 from paddock.decide.schedule import unknown_methods
 from paddock.fabric import subjects
-from paddock.model.errors import Conflict, PaddockError, Refused, TemplateBroken, Unavailable
+from paddock.model.errors import Conflict, NotFound, PaddockError, Refused, TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.model.manifest import Manifest, ManifestSource, load
 from paddock.model.plan import FleetChange, Plan
+from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric
 
 CHECKS_AT_ONCE = 2
@@ -34,12 +35,14 @@ class Apply:
     def __init__(
         self,
         fabric: Fabric,
+        clock: Clock,
         mirror: Mirror,
         nodes: Nodes,
         events: Events,
         ensure_stream: Callable[[FleetSpec], Awaitable[None]],
     ) -> None:
         self._fabric = fabric
+        self._clock = clock
         self._mirror = mirror
         self._nodes = nodes
         self._events = events
@@ -68,7 +71,7 @@ class Apply:
                 if (last.seq if last is not None else 0) != expect_told:
                     raise Conflict("notifications were changed by somebody else meanwhile: plan and apply again")
             for change in todo:
-                await self._write(change, checked, expect)
+                await self._write(change, checked, expect, by)
             if plan.notifications:
                 await self._put(_TOLD, "notifications were", msgspec.json.encode(manifest.notifications), expect_told)
                 await self._events.tell("notifications.applied", "notifications", plan.notifications, by=by)
@@ -89,6 +92,24 @@ class Apply:
             await self._store(name, msgspec.json.encode(spec), wanted.seq)
             text = f"{name} scaled from {wanted.spec.replicas} to {replicas} agents"
             await self._events.tell("fleet.scaled", name, text, by=by, data={"replicas": replicas})
+
+    async def rollback(self, name: str, *, by: str = "") -> FleetSpec:
+        """Make a fleet what it was before its version changed last; how many agents it has stays. Doing it again brings
+        the change back."""
+        async with self._one_at_a_time:
+            wanted, former = self._mirror.fleet(name), self._mirror.former.get(name)
+            if former is None:
+                raise NotFound(f"fleet {name!r} has had no other version that could be brought back")
+            spec = former.spec
+            if not spec.owners and not wanted.spec.owners:
+                spec = msgspec.structs.replace(spec, replicas=wanted.spec.replicas)
+            if spec.version == wanted.spec.version:
+                raise Refused(f"fleet {name!r} is version {spec.version} already")
+            await self._remember(spec, by)
+            await self._store(name, msgspec.json.encode(spec), wanted.seq)
+            text = f"{name} rolled back from version {wanted.spec.version} to {spec.version}"
+            await self._events.tell("fleet.rolled-back", name, text, by=by, data={"version": spec.version})
+            return spec
 
     async def delete(self, name: str, *, by: str = "") -> None:
         async with self._one_at_a_time:
@@ -158,14 +179,23 @@ class Apply:
             if (last.seq if last is not None else 0) != expect.get(change.fleet, 0):
                 raise Conflict(f"fleet {change.fleet!r} was changed by somebody else meanwhile: plan and apply again")
 
-    async def _write(self, change: FleetChange, specs: dict[str, FleetSpec], expect: dict[str, int]) -> None:
+    async def _write(self, change: FleetChange, specs: dict[str, FleetSpec], expect: dict[str, int], by: str) -> None:
         seq = expect.get(change.fleet, 0)
         if change.kind == "delete":
             await self._store(change.fleet, None, seq)
             return
         spec = specs[change.fleet]
+        await self._remember(spec, by)
         await self._ensure_stream(spec)  # so that tasks can be submitted as soon as the fleet is wanted
         await self._store(change.fleet, msgspec.json.encode(spec), seq)
+
+    async def _remember(self, spec: FleetSpec, by: str) -> None:
+        """Keep what a fleet was before its version changes, so that the change can be undone."""
+        known = self._mirror.fleets.get(spec.name)
+        if known is not None and known.spec.version != spec.version:
+            former = Former(spec=known.spec, at=self._clock.now(), by=by)
+            subject = f"$KV.wanted.{subjects.wanted_former(spec.name)}"
+            await self._fabric.store(subject, msgspec.json.encode(former))
 
     async def _store(self, fleet: str, data: bytes | None, expect_seq: int) -> None:
         await self._put(_key(fleet), f"fleet {fleet!r} was", data, expect_seq)

@@ -42,6 +42,7 @@ class _Stretch:
     done: int = 0
     failed: int = 0
     dead: int = 0
+    busy_s: float = 0.0
     latency_s: float = 0.0
     latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     owners: set[str] = field(default_factory=set)
@@ -103,6 +104,7 @@ class Figures:
                         done=held.done,
                         failed=held.failed,
                         dead=held.dead,
+                        busy_s=held.busy_s,
                         latency_s=held.latency_s,
                         latencies=list(held.latencies),
                         owners=len(held.owners),
@@ -132,6 +134,8 @@ class Figures:
         if abs(self._clock.now() - result.finished_at) > LATE_S:
             return
         held = self._stretch(result.fleet)
+        if result.started_at:
+            held.busy_s += max(0.0, result.finished_at - result.started_at)
         if result.state is TaskState.DONE:
             held.done += 1
             latency_s = max(0.0, result.finished_at - result.submitted_at)

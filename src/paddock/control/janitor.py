@@ -26,6 +26,11 @@ DAY_S = 86_400.0
 EVENTS_KEPT_S = 30 * DAY_S
 AGENTS_KEPT_S = 30 * DAY_S
 """How long the last status of an agent is kept that is there no longer."""
+HISTORY_KEPT_S = 90 * DAY_S
+COARSE_S = 3600.0
+"""Health that is older than a day is kept in stretches of this length."""
+STRETCHES_MAX = 30
+"""Of one round."""
 SEEN_EVERY_S = DAY_S
 """How often the record is told of all agents that are there: of one that never changes it would hear nothing."""
 
@@ -45,7 +50,14 @@ class Janitor:
             await self._clock.sleep(EVERY_S)
 
     async def round(self) -> None:
-        parts: tuple[Callable[[], Awaitable[int]], ...] = (self.forget, self.see, self.prune, self._lost.close)
+        parts: tuple[Callable[[], Awaitable[int]], ...] = (
+            self.forget,
+            self.see,
+            self.prune,
+            self.coarsen,
+            self.prune_history,
+            self._lost.close,
+        )
         for part in parts:
             try:
                 await part()
@@ -63,6 +75,22 @@ class Janitor:
         return await self._all(
             lambda: prune(now, events_kept_s=EVENTS_KEPT_S, agents_kept_s=AGENTS_KEPT_S, limit=ROWS_MAX)
         )
+
+    async def coarsen(self) -> int:
+        """Sum up health that is older than a day; returns how many points went."""
+        before, coarsen = self._clock.now() - DAY_S, self._archive.record.coarsen
+        total = 0
+        for _ in range(STRETCHES_MAX):
+            count = await self._archive.write(lambda: coarsen(before, span_s=COARSE_S))
+            total += count
+            if not count:
+                break
+        return total
+
+    async def prune_history(self) -> int:
+        """Forget incidents, health and figures from long ago; returns how many rows."""
+        now, prune = self._clock.now(), self._archive.record.prune_history
+        return await self._archive.write(lambda: prune(now, kept_s=HISTORY_KEPT_S, limit=ROWS_MAX))
 
     async def see(self) -> int:
         """Once a day: tell the record which agents are there; returns how many."""

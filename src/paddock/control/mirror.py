@@ -46,6 +46,15 @@ class CronMark(msgspec.Struct, frozen=True):
     at: float
 
 
+class Former(msgspec.Struct, frozen=True):
+    """What a fleet was before its version changed: the key `former.<fleet>` of the bucket `wanted`, for a rollback."""
+
+    spec: FleetSpec
+    at: float
+    """When it was replaced."""
+    by: str = ""
+
+
 class WantedFleet(msgspec.Struct, frozen=True):
     """A wanted fleet and the sequence under which it was stored, for compare-and-set."""
 
@@ -60,6 +69,7 @@ class Mirror:
         self._clock = clock
         self._changes = changes
         self.fleets: dict[str, WantedFleet] = {}
+        self.former: dict[str, Former] = {}
         self.gone: dict[str, int] = {}
         """Fleets that were deleted, with the sequence of their marker."""
         self.placements: dict[str, dict[str, Placement]] = {}
@@ -81,6 +91,8 @@ class Mirror:
         self.on_agent: list[Callable[[AgentStatus], None]] = []
         self.on_gone: list[Callable[[str], None]] = []
         """Called with the id of an agent that is there no more."""
+        self.rate: Callable[[AgentStatus], int] = lambda status: status.health
+        """Says the health of an agent, for every status that is taken in."""
         self._copies: dict[str, dict[str, AgentStatus]] = {}
         self._heard: dict[str, float] = {}
         self._order: list[tuple[tuple[str, int, str], str]] = []
@@ -192,6 +204,11 @@ class Mirror:
         elif kind == "place":
             node, _, fleet = rest.partition(".")
             self._take_place(node, fleet, stored)
+        elif kind == "former":
+            if stored.deleted:
+                self.former.pop(rest, None)
+            else:
+                self.former[rest] = msgspec.json.decode(stored.data, type=Former)
         elif kind == subjects.wanted_notifications():
             self.notifications_seq = stored.seq
             self.notifications = (
@@ -269,6 +286,17 @@ class Mirror:
             del self._copies[agent]
         self._count(agent, fleet, best)
 
+    def rescore(self, agent: str) -> None:
+        """Its health may be another one now."""
+        status = self.agents.get(agent)
+        if status is None:
+            return
+        health = self.rate(status)
+        if health != status.health:
+            status = msgspec.structs.replace(status, health=health)
+            self.agents[agent] = self.by_fleet[status.fleet][agent] = status
+            self._publish("agent", status)
+
     def _count(self, agent: str, fleet: str, status: AgentStatus | None) -> None:
         old = self.agents.pop(agent, None) if status is None else self.agents.get(agent)
         counts = self.counts.setdefault(fleet, Counter())
@@ -291,6 +319,7 @@ class Mirror:
             if old is not None:
                 self._publish("agent", msgspec.structs.replace(old, state=AgentState.STOPPED, pid=None, health=0))
         else:
+            status = msgspec.structs.replace(status, health=self.rate(status))
             self.agents[agent] = members[agent] = status
             counts[status.state] += 1
             self.by_state[status.state][agent] = None

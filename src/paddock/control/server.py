@@ -12,14 +12,19 @@ from typing import Any
 
 import msgspec
 
+from paddock.agent.clock import HostClock
 from paddock.control.alerts import Alerts, no_senders
 from paddock.control.apply import Apply
 from paddock.control.archive import Archive
+from paddock.control.care import Care
 from paddock.control.changes import Changes, Reader
+from paddock.control.core import Core
 from paddock.control.crons import Crons
+from paddock.control.daily import Daily
 from paddock.control.door import Door
 from paddock.control.events import Events
 from paddock.control.fleets import Fleets
+from paddock.control.infrastructure import Infrastructure
 from paddock.control.intake import Intake
 from paddock.control.janitor import Janitor
 from paddock.control.later import Later
@@ -39,7 +44,7 @@ from paddock.model.errors import NotFound, Refused, TimedOut, Unavailable
 from paddock.model.manifest import ManifestSource
 from paddock.model.names import split_agent
 from paddock.model.plan import Plan
-from paddock.model.task import TaskState, TaskView
+from paddock.model.task import Priority, TaskState, TaskView
 from paddock.ports.alerts import Senders
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric
@@ -50,6 +55,7 @@ RESTART_S_MAX = 60.0
 LOG_LINES_MAX = 10_000
 LOG_WAIT_S_MAX = 60.0
 START_S_MAX = 30.0
+_HOST = HostClock()
 
 
 class ControlServer:
@@ -62,10 +68,11 @@ class ControlServer:
         clock: Clock,
         *,
         no_room: Callable[[], str] = lambda: "",
+        dice: Callable[[], float] = _HOST.dice,
         senders: Senders = no_senders,
     ) -> None:
-        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `senders`:
-        makes the channels by which people are told."""
+        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `dice` rolls
+        in [0, 1). `senders` makes the channels by which people are told."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -77,7 +84,7 @@ class ControlServer:
         self._recorder = Recorder(self._archive, clock, self._changes)
         self._intake = Intake(fabric, clock, self._mirror, self._archive, self._recorder)
         self._fleets = Fleets(fabric, clock, self._mirror, self._events, self._intake.stream_gone)
-        self._apply = Apply(fabric, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
+        self._apply = Apply(fabric, clock, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
         self._later = Later(fabric, clock, self._mirror)
         door = Door(self._mirror, self._choose)
         self._tasks = Tasks(Parts(fabric, clock, self._mirror, self._recorder, self._later, door))
@@ -86,6 +93,21 @@ class ControlServer:
         self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
         self.alerts = Alerts(fabric, clock, self._mirror, self._events, senders)
+        core = Core(
+            fabric,
+            clock,
+            self._archive,
+            self._mirror,
+            self._recorder,
+            self._nodes,
+            self._apply,
+            self._events,
+            self._changes,
+            dice,
+        )
+        self.care = Care(core)
+        self._infrastructure = Infrastructure(core, self.care.book, self._status)
+        self.daily = Daily(core, self.care, self._janitor, self._status)
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -110,6 +132,13 @@ class ControlServer:
         owner.loop("janitor", self._janitor.run())
         owner.loop("status", self._status.run())
         self.alerts.start(owner)
+        owner.loop("daily", self.daily.run())
+        try:
+            await self.care.start(owner)
+            owner.loop("infrastructure", self._infrastructure.run())
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """In the reverse order of start; returns when everything has ended and what was known is written."""
@@ -120,6 +149,7 @@ class ControlServer:
         self._intake.close()
         await owner.stop()
         await self._recorder.drain()
+        await self.care.stop()
         await self._archive.close()
 
     async def failed(self) -> BaseException:
@@ -216,7 +246,8 @@ class ControlServer:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def submit(self, request: TaskRequest, *, by: str = "") -> TaskView:
-        if why := self._no_room():
+        low = request.priority.upper() == Priority.LOW.name
+        if why := self._no_room() or (self._infrastructure.shedding if low else ""):
             raise Unavailable(why)
         return await self._tasks.submit(request, by=by)
 

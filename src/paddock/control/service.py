@@ -7,8 +7,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from paddock.decide.explain import Explanation
+from paddock.decide.rehearse import Rehearsal, Rehearsed
 from paddock.model.agent import AgentStatus, NodeStatus
 from paddock.model.fleet import FleetSpec
+from paddock.model.health import HealthPoint, Score
+from paddock.model.incident import Incident
+from paddock.model.kpi import HealthReport, KpiReport, OpsReport
 from paddock.model.manifest import ManifestSource
 from paddock.model.plan import Plan
 from paddock.model.task import TaskView
@@ -61,6 +66,38 @@ class AlertTest(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong; empty when the message was accepted."""
 
 
+class CareDoor(Protocol):
+    """What the HTTP edge may ask about health and healing. `control/care.py` is the real thing."""
+
+    def scores(self, *, fleet: str = "", band: str = "") -> Sequence[Score]:
+        """The worst first."""
+        ...
+
+    def score(self, agent: str) -> Score: ...
+    async def history(self, agent: str, since: float) -> Sequence[HealthPoint]: ...
+    async def incidents(
+        self, *, about: str = "", state: str = "", since: float = 0.0, after: str = "", limit: int = 100
+    ) -> Page: ...
+    async def incident(self, number: int) -> Incident: ...
+    async def explain(self, number: int) -> Explanation: ...
+    async def heal(self, agent: str, action: str, *, by: str = "") -> Incident: ...
+    async def close(self, number: int, *, by: str = "", why: str = "") -> Incident: ...
+    async def rollback(self, fleet: str, *, by: str = "") -> str: ...
+    def rehearse(self, case: Rehearsal) -> Rehearsed:
+        """What a policy would do, without doing it."""
+        ...
+
+    async def kpi_report(self, *, since_s: float = 86_400.0, fleet: str = "") -> KpiReport: ...
+    def health_report(self, *, fleet: str = "") -> HealthReport: ...
+
+
+class DailyDoor(Protocol):
+    """Daily operations. `control/daily.py` is the real thing."""
+
+    def names(self) -> Sequence[str]: ...
+    async def do(self, name: str, *, by: str = "") -> OpsReport: ...
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One live change, for SSE: `kind` is agent, task, fleet, node or event; `data` the same JSON as its GET."""
 
@@ -70,6 +107,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control(Protocol):
+    @property
+    def care(self) -> CareDoor: ...
+    @property
+    def daily(self) -> DailyDoor: ...
+
     async def plan(self, sources: Sequence[ManifestSource], *, prune: bool = False) -> Plan: ...
     async def apply(self, sources: Sequence[ManifestSource], *, prune: bool = False, by: str = "") -> Plan: ...
     def fleets(self) -> Sequence[FleetView]: ...

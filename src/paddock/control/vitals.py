@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from paddock.control.mirror import Mirror
+from paddock.model.agent import AgentStatus
 from paddock.model.health import Series, Vitals
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric, Message, Subscription
@@ -45,10 +46,10 @@ class VitalsBook:
         if self._subscription is not None:
             self._subscription.close()
 
-    def of(self, agent: str) -> Vitals | None:
-        """The last that was measured of its running incarnation; None: nothing yet."""
-        vitals, status = self._last.get(agent), self._mirror.agents.get(agent)
-        return vitals if vitals is not None and status is not None and vitals.epoch == status.epoch else None
+    def of(self, status: AgentStatus) -> Vitals | None:
+        """The last that was measured of this incarnation; None: nothing yet."""
+        vitals = self._last.get(status.id)
+        return vitals if vitals is not None and vitals.epoch == status.epoch else None
 
     def age_s(self, agent: str) -> float:
         """How long ago that was; infinite when nothing was measured."""

@@ -150,6 +150,11 @@ def wanted_notifications() -> str:
     return "notifications"
 
 
+def wanted_former(fleet: str) -> str:
+    """Key in the bucket `wanted`: what a fleet was before its version changed last."""
+    return f"former.{fleet}"
+
+
 def wanted_place(node: str, fleet: str) -> str:
     """Key in the bucket `wanted`: the Placement of one fleet on one node."""
     return f"place.{node}.{fleet}"

@@ -137,6 +137,10 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     """What pulls it down, the worst first, in plain words."""
     below: int = 0
     """Evaluations in a row below the policy's `heal_below`."""
+    low: int = 0
+    """Evaluations in a row below the policy's `alert_below`."""
+    outside: int = 0
+    """Evaluations in a row outside of `band`, which it leaves after `Scoring.steady` of them."""
     trend_per_h: float = 0.0
     """Points per hour over the last half hour."""
     forecasts: list[Forecast] = []

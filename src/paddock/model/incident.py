@@ -96,8 +96,8 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: int
     """Its number, for people; it grows."""
     key: str
-    """In the bucket: `agent.<fleet>.<name>.<epoch>` of the first sign, `common.<hash>.<time>`, `infra.<part>.<time>`.
-    At most one incident of a key is ever opened."""
+    """In the bucket: `agent.<fleet>.<name>.<epoch>.<ms>` of the first sign, `common.<hash>.<time>`,
+    `infra.<part>.<time>`. At most one incident of a key is ever opened."""
     kind: str = "agent"
     """agent, common-cause or infrastructure."""
     about: str

@@ -28,6 +28,16 @@ class Action(StrEnum):
     """It is told to do less (`Agent.degraded`)."""
     ESCALATE = "escalate"
     """People are told; nothing more is done without them."""
+    RESTART_BROKER = "restart-broker"
+    """Of the machine, not of an agent; on no policy's ladder. Likewise below."""
+    DROP_CACHES = "drop-caches"
+    CLEAN_DATA = "clean-data"
+    """What Paddock keeps beyond its rules is removed: rotated logs, old rows."""
+    SHED_LOAD = "shed-load"
+    """Tasks of the lowest priority are refused until the machine is well again."""
+
+
+OF_THE_MACHINE = frozenset({Action.RESTART_BROKER, Action.DROP_CACHES, Action.CLEAN_DATA, Action.SHED_LOAD})
 
 
 class Cause(StrEnum):

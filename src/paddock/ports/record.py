@@ -119,6 +119,10 @@ class Record(Protocol):
         returns how many rows."""
         ...
 
+    def check(self) -> str:
+        """What is wrong with the database itself, as far as it can say; empty: nothing. May take seconds."""
+        ...
+
     def ping(self) -> None:
         """Raise `Unavailable` when the database does not answer."""
         ...

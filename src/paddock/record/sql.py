@@ -156,6 +156,13 @@ class SqlRecord(History):
             events = connection.execute(queries.prune_events(now - events_kept_s, limit)).rowcount
             return events + connection.execute(queries.prune_agents(now - agents_kept_s, limit)).rowcount
 
+    def check(self) -> str:
+        if self._dialect != "sqlite":
+            return ""  # PostgreSQL has no such question; its pages have checksums of their own
+        with self._reading() as connection:
+            said = [str(line) for line in connection.exec_driver_sql("PRAGMA quick_check(5)").scalars()]
+        return "" if said == ["ok"] else "; ".join(said)[:500]
+
     def ping(self) -> None:
         if self._file is not None and _file_identity(self._engine, self._place) != self._file:
             # SQLite would go on writing into the file that nobody can find any more.

@@ -1,0 +1,119 @@
+"""Known-answer tasks: whether an agent is not only up, but right. Asked along the path of direct questions, as any
+caller asks; the answer is judged by the probe's rule.
+
+One loop and one heap for all; at most AT_ONCE questions are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from paddock.control.health import HealthKeeper
+from paddock.control.mirror import Mirror
+from paddock.control.owner import Owner
+from paddock.decide.competence import wrong
+from paddock.fabric import subjects
+from paddock.model.agent import AgentState, AgentStatus
+from paddock.model.errors import NoResponders, PaddockError
+from paddock.model.health import Probe, ProbeFact
+from paddock.ports.clock import Clock
+from paddock.ports.fabric import Fabric
+
+AT_ONCE = 64
+LOOK_S = 1.0
+RUNS = (AgentState.READY, AgentState.DEGRADED)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to `ask.F.A`; see docs/protocol.md."""
+
+    ok: Any = None
+    error: dict[str, Any] = {}
+
+
+class Competence:
+    def __init__(
+        self, fabric: Fabric, clock: Clock, mirror: Mirror, health: HealthKeeper, dice: Callable[[], float]
+    ) -> None:
+        self._fabric, self._clock, self._mirror, self._health, self._dice = fabric, clock, mirror, health, dice
+        self._owner: Owner | None = None
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._due: list[tuple[float, str, str]] = []
+        """(when, agent, probe)"""
+        self._known: dict[tuple[str, str], int] = {}
+        """(agent, probe) → failures in a row."""
+        mirror.on_agent.append(self._agent_changed)
+
+    async def run(self, owner: Owner) -> None:
+        """For ever: ask who is due."""
+        self._owner = owner
+        for status in list(self._mirror.agents.values()):
+            self._agent_changed(status)
+        while True:
+            now = self._clock.monotonic()
+            while self._due and self._due[0][0] <= now:
+                _, agent, name = heapq.heappop(self._due)
+                if not owner.job(f"probe {agent}", self._ask(agent, name)):
+                    heapq.heappush(self._due, (now + LOOK_S, agent, name))
+                    break
+            left_s = self._due[0][0] - now if self._due else LOOK_S
+            await self._clock.sleep(min(max(left_s, 0.0), LOOK_S))
+
+    def _agent_changed(self, status: AgentStatus) -> None:
+        """Of every agent that runs each probe is on the heap once; of others it falls off when it is due."""
+        wanted = self._mirror.fleets.get(status.fleet)
+        if wanted is None or status.state not in RUNS:
+            return
+        for probe in wanted.spec.health.probes:
+            if probe.kind == "task" and (status.id, probe.name) not in self._known:
+                self._known[status.id, probe.name] = 0
+                self._again(status.id, probe)
+
+    def _again(self, agent: str, probe: Probe) -> None:
+        """Spread by lot, so that a thousand that started together are not asked together."""
+        when = self._clock.monotonic() + probe.every_s * (0.5 + self._dice())
+        heapq.heappush(self._due, (when, agent, probe.name))
+
+    def _probe(self, agent: str, name: str) -> Probe | None:
+        status = self._mirror.agents.get(agent)
+        wanted = self._mirror.fleets.get(agent.partition("/")[0])
+        if status is None or wanted is None or status.state not in RUNS:
+            return None
+        return next((probe for probe in wanted.spec.health.probes if probe.name == name), None)
+
+    async def _ask(self, agent: str, name: str) -> None:
+        probe = self._probe(agent, name)
+        if probe is None:
+            self._known.pop((agent, name), None)
+            return
+        async with self._slots:
+            before = self._clock.monotonic()
+            why = await self._answer(agent, probe)
+            took_s = self._clock.monotonic() - before
+        fails = self._known[agent, name] + 1 if why else 0
+        self._known[agent, name] = fails
+        fact = ProbeFact(fails, probe.fails, probe.phase, took_s, self._clock.now(), why)
+        self._health.answered(agent, name, fact)
+        self._again(agent, probe)
+
+    async def _answer(self, agent: str, probe: Probe) -> str:
+        """What is wrong with its answer; empty when it is right."""
+        fleet, _, own = agent.partition("/")
+        question = msgspec.json.encode({"method": probe.method, "args": probe.args})
+        try:
+            reply = await self._fabric.request(subjects.ask(fleet, own), question, timeout_s=probe.timeout_s)
+            answer = msgspec.json.decode(reply.data, type=Answer)
+        except NoResponders:
+            return f"{probe.method}: it does not listen to questions"
+        except PaddockError as error:
+            return f"{probe.method}: {error.message}"
+        except msgspec.MsgspecError:
+            return f"{probe.method}: its answer is not of the protocol's form"
+        if answer.error:
+            return f"{probe.method}: {str(answer.error.get('message', 'an error without a message'))[:200]}"
+        return wrong(probe.expect, answer.ok)

@@ -1,0 +1,257 @@
+"""Healing: for every open incident, what `decide/ladder.py` says, written first and then done.
+
+    woken (incident, agent or score changed · time has come) ──> world read ──next_step──> written ──> act ──> written
+
+An action is meant for one incarnation: the node does it only while the agent's epoch is not larger than the step's. So
+a server that dies between writing and acting, or between acting and writing, finds the step pending and does it again,
+and the second time changes nothing. What may be done at all is rationed by the fleet's budget, by common causes
+(`control/common.py`) and by the healer's own breaker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from paddock.control.actions import Actions
+from paddock.control.core import Core
+from paddock.control.health import HealthKeeper
+from paddock.control.incidents import Book
+from paddock.control.owner import each, within
+from paddock.control.signs import policy_of
+from paddock.control.vitals import VitalsBook
+from paddock.decide import ladder, storm
+from paddock.decide.signs import confirmed
+from paddock.model.agent import AgentState, AgentStatus
+from paddock.model.errors import Conflict, PaddockError
+from paddock.model.health import Score
+from paddock.model.incident import Incident, IncidentState, StepTaken
+from paddock.model.kpi import StepTally
+from paddock.model.policy import Policy
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 32
+RETRY_S = 1.0
+UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
+TALLIES_S = 60.0
+HALF_LIFE_S = 14 * 86_400.0
+PEERS_MAX = 20
+STEPS_KEPT = 200
+"""Ended steps that the breaker looks at."""
+ACTED_KEPT = 1000
+"""Times of actions of one fleet that its budget looks at."""
+
+
+class Healer:
+    def __init__(self, core: Core, vitals: VitalsBook, health: HealthKeeper, book: Book, actions: Actions) -> None:
+        self._clock, self._archive, self._mirror, self._vitals = core.clock, core.archive, core.mirror, vitals
+        self._health, self._book, self._actions, self._dice = health, book, actions, core.dice
+        self._due: dict[str, None] = {}
+        self._timers: list[tuple[float, str]] = []
+        self._wake = asyncio.Event()
+        self._tallies: Sequence[StepTally] = ()
+        self._acted: dict[str, deque[float]] = {}
+        self._ended: deque[StepTaken] = deque(maxlen=STEPS_KEPT)
+        self._taken: dict[str, deque[float]] = {}
+        """agent → when steps were taken for it, for the recovery window."""
+        self._under: dict[str, set[str]] = {}
+        """fleet → keys of the incidents in which something is being done."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        """One decision at a time for each incident: what is being done to it changes it."""
+        book.on_change.append(self._incident_changed)
+        core.mirror.on_agent.append(self._agent_changed)
+        core.mirror.on_gone.append(self._wake_about)
+        health.on_score.append(self._score_changed)
+
+    # -- loops -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """For ever: look at the incidents that are due."""
+        while True:
+            await self._pause()
+            due, self._due = list(self._due), {}
+            for error in await each("heal", due, self._look, at_once=AT_ONCE):
+                if not isinstance(error, PaddockError):
+                    raise error
+
+    async def run_tallies(self) -> None:
+        """For ever: keep what helped before at hand."""
+        while True:
+            try:
+                self._tallies = await self._archive.read(self._read_tallies)
+            except PaddockError as error:
+                log.warning("what helped before is not known now", error=error.message)
+            await self._clock.sleep(TALLIES_S)
+
+    def _read_tallies(self) -> Sequence[StepTally]:
+        return self._archive.record.tallies(self._clock.now(), half_life_s=HALF_LIFE_S)
+
+    def look_at(self, key: str) -> None:
+        """This incident may go on."""
+        self._due[key] = None
+        self._wake.set()
+
+    async def _pause(self) -> None:
+        """Until something is due."""
+        while not self._due:
+            now = self._clock.now()
+            while self._timers and self._timers[0][0] <= now:
+                key = heapq.heappop(self._timers)[1]
+                if key in self._book.open:
+                    self._due[key] = None
+            if self._due:
+                break
+            self._wake.clear()
+            # By the wall clock, which may be set: never sleep through more than a moment of it.
+            left_s = min(self._timers[0][0] - now, RETRY_S) if self._timers else RETRY_S
+            await within(self._clock, self._woken(), max(left_s, 0.0))
+
+    async def _woken(self) -> bool:
+        return await self._wake.wait()
+
+    async def take(self, incident: Incident, act: ladder.Act) -> Incident:
+        """Take a step that a person asks for, now; returns the incident as it is afterwards."""
+        async with self._lock(incident.key):
+            changed = await self._write(incident, ladder.apply(incident, act, self._clock.now()))
+            await self._do(policy_of(self._mirror, incident.fleet), changed, act.step)
+        return self._book.open.get(incident.key, changed)
+
+    # -- one incident ----------------------------------------------------------------------------------------------
+
+    async def _look(self, key: str) -> None:
+        async with self._lock(key):
+            await self._look_alone(key)
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    async def _look_alone(self, key: str) -> None:
+        incident = self._book.open.get(key)
+        if incident is None or incident.kind != "agent":
+            self._locks.pop(key, None)
+            return
+        try:
+            await self._go_on(incident)
+        except Conflict:
+            self.look_at(key)  # somebody else went on with it: read it again
+        except PaddockError as error:
+            log.warning("healing waits", incident=incident.id, error=error.message)
+            self._at(self._clock.now() + RETRY_S, key)
+
+    async def _go_on(self, incident: Incident) -> None:
+        now = self._clock.now()
+        policy = policy_of(self._mirror, incident.fleet)
+        decision = ladder.next_step(policy, incident, self.world(incident, policy), now, self._dice)
+        changed = ladder.apply(incident, decision, now)
+        if changed != incident:
+            changed = await self._write(incident, changed)
+        if decision.ended is not None:
+            self._ended.append(decision.ended)
+        if isinstance(decision, ladder.Act):
+            await self._do(policy, changed, decision.step)
+        elif not changed.state.over and changed.next_at > now:
+            self._at(changed.next_at, changed.key)
+
+    async def _do(self, policy: Policy, incident: Incident, step: StepTaken) -> None:
+        now = self._clock.now()
+        self._acted.setdefault(incident.fleet, deque(maxlen=ACTED_KEPT)).append(now)
+        self._taken.setdefault(incident.about, deque(maxlen=ACTED_KEPT)).append(now)
+        ok, detail = await self._actions.do(incident, step)
+        changed = ladder.acted(policy, incident, self._clock.now(), ok=ok, detail=detail)
+        changed = await self._write(incident, changed)
+        self._at(changed.next_at, changed.key)
+
+    async def _write(self, before: Incident, after: Incident) -> Incident:
+        fields = {
+            name: getattr(after, name)
+            for name in Incident.__struct_fields__
+            if getattr(after, name) != getattr(before, name)
+        }
+        return await self._book.change(before, **fields)
+
+    # -- what a decision goes by -----------------------------------------------------------------------------------
+
+    def world(self, incident: Incident, policy: Policy) -> ladder.World:
+        """All that is known now of the agent of an incident, and of what may be done."""
+        now = self._clock.now()
+        status, wanted = self._mirror.agents.get(incident.about), self._mirror.fleets.get(incident.fleet)
+        score = self._health.scores.get(incident.about)
+        name = incident.about.partition("/")[2]
+        standby = self._mirror.fleets.get(policy.standby) if policy.standby else None
+        return ladder.World(
+            wanted=status is not None and wanted is not None and name in wanted.names,
+            epoch=status.epoch if status is not None else 0,
+            state=status.state if status is not None else AgentState.STOPPED,
+            score=score.score if score is not None else -1,
+            confirmed=self._confirmed(incident, status, score),
+            peers=self._peers(incident),
+            offers=self._actions.offers(status) if status is not None else frozenset(),
+            standby=standby is not None,
+            budget=self._budget(incident, policy, now),
+            breaker=storm.breaker(list(self._ended), now),
+            steps_before=self._steps_before(incident, policy, now),
+            parent_over=not incident.parent or incident.parent not in self._book.open,
+            tallies=self._tallies,
+        )
+
+    def _confirmed(self, incident: Incident, status: AgentStatus | None, score: Score | None) -> bool:
+        """Whether what was ill was measured again since the last step."""
+        wanted = self._mirror.fleets.get(incident.fleet)
+        if status is None or score is None or wanted is None:
+            return False
+        since = max((step.acted_at for step in incident.steps), default=incident.opened_at)
+        facts, now = self._health.facts(incident.about), self._clock.now()
+        return confirmed(incident.cause, wanted.spec, status, self._vitals.of(status), facts, since, now)
+
+    def _peers(self, incident: Incident) -> float:
+        """How agents of the same fleet are that nothing is done with; a few of them are enough."""
+        others = [agent for agent in self._mirror.by_fleet.get(incident.fleet, {}) if agent not in self._book.by_about]
+        scores = [self._health.scores[agent].score for agent in others[:PEERS_MAX] if agent in self._health.scores]
+        return sum(scores) / len(scores) if scores else -1.0
+
+    def _budget(self, incident: Incident, policy: Policy, now: float) -> storm.Answer:
+        agents = self._mirror.by_fleet.get(incident.fleet, {})
+        under = self._under.get(incident.fleet, set()) - {incident.key}
+        acted_at = list(self._acted.get(incident.fleet, ()))
+        return storm.allowed(policy.budget, size=len(agents), acted_at=acted_at, healing=len(under), now=now)
+
+    def _steps_before(self, incident: Incident, policy: Policy, now: float) -> int:
+        """Steps taken for this agent in earlier incidents within the recovery window."""
+        taken = self._taken.get(incident.about, deque())
+        while taken and now - taken[0] > policy.window_s:
+            taken.popleft()
+        own = sum(1 for step in incident.steps if step.acted_at and step.by != "node")
+        return max(0, len(taken) - own)
+
+    # -- wakes -----------------------------------------------------------------------------------------------------
+
+    def _incident_changed(self, incident: Incident) -> None:
+        under = self._under.setdefault(incident.fleet, set())
+        if incident.kind == "agent" and incident.state in UNDER_TREATMENT:
+            under.add(incident.key)
+        else:
+            under.discard(incident.key)
+        if not incident.state.over:
+            self.look_at(incident.key)
+        elif incident.kind != "agent":
+            for member in [other.key for other in self._book.open.values() if other.parent == incident.key]:
+                self.look_at(member)
+
+    def _agent_changed(self, status: AgentStatus) -> None:
+        self._wake_about(status.id)
+
+    def _score_changed(self, score: Score) -> None:
+        self._wake_about(score.id)
+
+    def _wake_about(self, agent: str) -> None:
+        for key in self._book.by_about.get(agent, ()):
+            self.look_at(key)
+
+    def _at(self, when: float, key: str) -> None:
+        heapq.heappush(self._timers, (when, key))
+        self._wake.set()

@@ -1,0 +1,121 @@
+"""Which of what is measured is a sign that something must be done, and whether it was measured again since.
+
+Signs are read from the present, not from events: a sign that was lost is seen again with the next evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paddock.decide.health import HEALED_BY_NODE, RUNS, Facts, Sign
+from paddock.model.agent import AgentState, AgentStatus
+from paddock.model.fleet import FleetSpec
+from paddock.model.health import Component, ProbeFact, Score, Vitals
+from paddock.model.incident import Fact
+from paddock.model.policy import Cause, Policy
+
+STANDS_OUT = 0.5
+"""A component that has lost this share of itself may be the cause."""
+
+CAUSES = {
+    Component.ENDPOINT: Cause.ENDPOINT_DOWN,
+    Component.MESH: Cause.CONNECTION,
+    Component.RESPONSE: Cause.SLOW,
+    Component.RESOURCES: Cause.RESOURCES,
+    Component.COMPETENCE: Cause.WRONG_ANSWERS,
+}
+
+
+def signs(
+    spec: FleetSpec, policy: Policy, status: AgentStatus, score: Score, vitals: Vitals | None, facts: Facts
+) -> Sign | None:
+    """The one thing that stands out; None: all is well, or its node is at it. `score` is the newest of this agent."""
+    state = status.state
+    if state in (AgentState.QUARANTINED, AgentState.FAILED):
+        return _resting(spec, status, score)
+    if state not in RUNS:
+        return None
+    if vitals is not None and vitals.epoch == status.epoch:
+        failed = _failed(vitals.probes)
+        if failed:
+            return _sign(_probed(spec, failed), True, f"its liveness probe {failed} failed", score)
+    failed = _failed(facts.answers)
+    if failed:
+        return _sign(Cause.WRONG_ANSWERS, True, f"its known-answer task {failed} failed", score)
+    scoring = policy.scoring
+    if score.below >= scoring.heal_fails:
+        text = f"its score was below {scoring.heal_below} in {score.below} evaluations in a row"
+        return _sign(_worst(policy, score), True, text, score)
+    if score.forecasts:
+        first = min(score.forecasts, key=lambda forecast: forecast.in_s)
+        return _sign(Cause.FORECAST, policy.forecast.recycle, first.text, score)
+    if score.low >= max(1, scoring.steady):
+        text = f"its score is {score.score}, below {scoring.alert_below}"
+        return _sign(_worst(policy, score), False, text, score)
+    return None
+
+
+def confirmed(
+    cause: Cause, spec: FleetSpec, status: AgentStatus, vitals: Vitals | None, facts: Facts, since: float, now: float
+) -> bool:
+    """Whether that which was ill was measured after `since` (the last step, or the first sign). Until then a good
+    score only says that nothing is known yet. It does not say that what was measured is good: the score does."""
+    fresh = vitals if vitals is not None and vitals.epoch == status.epoch and vitals.at > since else None
+    if cause is Cause.WRONG_ANSWERS:
+        return _measured(facts.answers, since)
+    if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW):
+        return fresh is not None and _measured(fresh.probes, since)
+    if cause is Cause.RESOURCES:
+        return fresh is not None and fresh.memory_bytes >= 0
+    if cause in (Cause.CONNECTION, Cause.LOW_SCORE):
+        return fresh is not None
+    if cause is Cause.FORECAST:
+        return not facts.forecasts
+    if cause is Cause.CRASH_LOOP:
+        return status.started_at is not None and now - status.started_at >= spec.restart.stable_s
+    return True
+
+
+def _resting(spec: FleetSpec, status: AgentStatus, score: Score) -> Sign | None:
+    if status.reason.startswith(HEALED_BY_NODE):
+        return None
+    if status.state is AgentState.QUARANTINED:
+        return _sign(Cause.CRASH_LOOP, True, "its node gave up restarting it", score)
+    if spec.restart.mode != "always":
+        return None  # that it stays down is what its fleet asks for
+    return _sign(Cause.NOT_STARTED, True, "it cannot be started", score)
+
+
+def _failed(probes: Mapping[str, ProbeFact]) -> str:
+    """The name of a liveness probe that failed."""
+    for name, fact in probes.items():
+        if fact.fails and fact.fails >= fact.limit and fact.phase == "liveness":
+            return name
+    return ""
+
+
+def _probed(spec: FleetSpec, name: str) -> Cause:
+    """What a failed probe points to: one of a metric to resources, any other to what should answer."""
+    kinds = {probe.name: probe.kind for probe in spec.health.probes}
+    return Cause.RESOURCES if kinds.get(name) == "metric" else Cause.ENDPOINT_DOWN
+
+
+def _measured(probes: Mapping[str, ProbeFact], since: float) -> bool:
+    asked = [fact for fact in probes.values() if fact.phase != "startup"]
+    return bool(asked) and all(fact.at > since for fact in asked)
+
+
+def _worst(policy: Policy, score: Score) -> Cause:
+    """The component that costs most, when it stands out."""
+    weights = policy.scoring.weights
+    lost = [
+        (getattr(weights, component) * (1 - value), cause)
+        for component, cause in CAUSES.items()
+        if (value := score.parts.get(component)) is not None and value <= 1 - STANDS_OUT
+    ]
+    return max(lost, key=lambda item: item[0])[1] if lost else Cause.LOW_SCORE
+
+
+def _sign(cause: Cause, heal: bool, text: str, score: Score) -> Sign:
+    evidence = [Fact(at=score.at, text=because, source="score") for because in score.because]
+    return Sign(cause=cause, heal=heal, text=text, evidence=evidence)

@@ -1,0 +1,327 @@
+"""Signs become incidents, incidents become actions, actions are verified; a server that dies between does no harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from paddock.fabric import subjects
+from paddock.model.agent import AgentState, AgentStatus, Event, Evidence, Exit, NodeStatus
+from paddock.model.errors import NotFound, Refused
+from paddock.model.health import ProbeFact, Vitals
+from paddock.model.incident import Incident, IncidentState, Outcome
+from paddock.model.policy import Action, Cause
+
+from .world import FakeNode, World, world
+
+BOT = """
+paddock: 1
+fleets:
+  bot: {command: [sleep, "60"], replicas: 8}
+"""
+ACTIONS = {"exec": ["restart", "restart-clean", "redeploy"], "python": ["restart"]}
+
+
+class Nurse(FakeNode):
+    """A node whose agents can be made ill, and that does what it is asked to heal them."""
+
+    def __init__(self, lab: World) -> None:
+        super().__init__(lab)
+        self.epochs: dict[str, int] = {}
+        self.cures: set[str] = set(ACTIONS["exec"])
+        """Actions that help."""
+        self.ill: set[str] = set()
+        self.healed: list[tuple[str, str]] = []
+
+    async def tell(self) -> None:
+        now = self.world.clock.now()
+        status = NodeStatus(
+            id=self.name, host="lab", pid=1, started_at=now, seen_at=now, attributes={"actions": ACTIONS}
+        )
+        await self.fabric.store(f"$KV.now.{subjects.now_node(self.name)}", msgspec.json.encode(status))
+
+    async def state(self, agent: str, state: AgentState, **more: Any) -> None:
+        fleet, _, name = agent.partition("/")
+        epoch = self.epochs.setdefault(agent, 1)
+        wanted = self.world.server.fleet(fleet)
+        status = AgentStatus(
+            id=agent, fleet=fleet, state=state, node=self.name, epoch=epoch, template=wanted.version, **more
+        )
+        await self.fabric.store(f"$KV.now.{subjects.now_agent(self.name, fleet, name)}", msgspec.json.encode(status))
+
+    async def event(self, kind: str, agent: str, text: str, **evidence: Any) -> None:
+        now = self.world.clock.now()
+        told = {"at": now, "epoch": self.epochs.get(agent, 1), "pid": 7, "exit": Exit(code=3), "reason": text}
+        data = msgspec.to_builtins(Evidence(**{**told, **evidence}))
+        event = Event(at=now, kind=kind, about=agent, text=f"{agent}: {text}", data=data)
+        await self.fabric.store(subjects.event(kind, agent), msgspec.json.encode(event))
+
+    async def dies(self, agent: str, text: str = "exit code 3", *, back: bool = True, **evidence: Any) -> None:
+        await self.event("agent.died", agent, text, **evidence)
+        self.epochs[agent] = self.epochs.get(agent, 1) + 1
+        await self.state(agent, AgentState.READY if back else AgentState.PENDING)
+
+    def measure(self, *agents: str) -> None:
+        """Send the vitals of these agents, as they are now."""
+        now = self.world.clock.now()
+        batch = []
+        for agent in agents:
+            fails = 3 if agent in self.ill else 0
+            fact = ProbeFact(fails, 3, "liveness", 0.01, now, "no answer" if fails else "")
+            batch.append(Vitals(id=agent, epoch=self.epochs.get(agent, 1), at=now, probes={"http": fact}))
+        self.fabric.publish(subjects.vitals(self.name), msgspec.json.encode(batch))
+
+    def _answer(self, message: Any) -> None:
+        op = msgspec.json.decode(message.data)
+        super()._answer(message)
+        if op["op"] != "heal" or "heal" in self.errors:
+            return
+        agent, epoch = op["agent"], self.epochs.get(op["agent"], 1)
+        if epoch > op["epoch"]:
+            return  # done already
+        self.healed.append((agent, op["action"]))
+        self.epochs[agent] = epoch + 1
+        if op["action"] in self.cures:
+            self.ill.discard(agent)
+        self._process.spawn(self.state(agent, AgentState.READY), "healed")
+
+
+async def nurse(lab: World) -> Nurse:
+    """Replace the plain node of this world, and have its agents measured."""
+    lab.node.kill()
+    node = Nurse(lab)
+    lab.node = node
+    await node.start()
+    await lab.until(lambda: bool(lab.server.nodes()[0].attributes), "the node's actions are known")
+    await lab.until(lambda: len(agents(lab)) == 8, "its agents are there")
+    node.makes_ready = False  # from here on the test says how they are
+    for agent in agents(lab):
+        await node.state(agent, AgentState.READY)
+    node.measure(*agents(lab))
+    return node
+
+
+def agents(lab: World) -> list[str]:
+    return [status.id for status in lab.server.agents(limit=1000).items]
+
+
+def incidents(lab: World) -> list[Incident]:
+    return list(lab.server.care.book.open.values())
+
+
+async def over(lab: World, count: int, *, limit_s: float = 400.0) -> list[Incident]:
+    """Wait until so many incidents were opened and none is open; returns them, the newest first."""
+    give_up = lab.clock.monotonic() + limit_s
+    while True:
+        found = list((await lab.server.care.incidents()).items)
+        if len(found) >= count and not incidents(lab):
+            return found
+        assert lab.clock.monotonic() < give_up, found
+        await lab.clock.sleep(1.0)
+
+
+async def keep_measuring(lab: World, node: Nurse, until: Any, *, limit_s: float = 600.0) -> None:
+    over_at = lab.clock.monotonic() + limit_s
+    while not until():
+        assert lab.clock.monotonic() < over_at, [incident.note for incident in incidents(lab)]
+        node.measure(*agents(lab))
+        await lab.clock.sleep(5.0)
+
+
+def test_a_death_that_its_node_mends_is_an_incident_with_times_and_evidence() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await node.dies("bot/3", last_lines=["starting", "ValueError: no price for 17"])
+
+        [incident] = await over(lab, 1)
+
+        assert incident.state is IncidentState.RECOVERED
+        assert (incident.about, incident.cause, incident.epoch) == ("bot/3", Cause.CRASH, 1)
+        assert [(step.action, step.by, step.outcome) for step in incident.steps] == [
+            (Action.RESTART, "node", Outcome.RECOVERED)
+        ]
+        assert "ValueError: no price for 17" in [fact.text for fact in incident.evidence]
+        assert incident.sign_at <= incident.opened_at <= incident.recovered_at
+        told = await lab.server.care.explain(incident.id)
+        assert "its node's own restart helped" in told.summary
+        assert [line.at for line in told.lines] == sorted(line.at for line in told.lines)
+        assert node.healed == []
+
+    world(scenario, manifest=BOT)
+
+
+def test_a_failed_liveness_probe_climbs_the_ladder_until_something_helps() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.cures = {"redeploy"}
+        node.ill.add("bot/2")
+
+        await keep_measuring(lab, node, lambda: bool(incidents(lab)))
+        await keep_measuring(lab, node, lambda: not incidents(lab))
+
+        actions = [action for agent, action in node.healed if agent == "bot/2"]
+        assert actions[-1] == "redeploy"
+        assert set(actions) <= {"restart", "restart-clean", "redeploy"}
+        [incident] = (await lab.server.care.incidents(about="bot/2")).items
+        assert incident.state is IncidentState.RECOVERED
+        assert incident.cause is Cause.ENDPOINT_DOWN
+        assert [step.outcome for step in incident.steps][-1] is Outcome.RECOVERED
+        assert all(step.peers_before > 90 for step in incident.steps)
+
+    world(scenario, manifest=BOT)
+
+
+def test_what_nothing_helps_is_escalated_and_told() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.cures = set()
+        node.ill.add("bot/2")
+
+        await keep_measuring(lab, node, lambda: bool(incidents(lab)))
+        await keep_measuring(lab, node, lambda: incidents(lab)[0].state is IncidentState.ESCALATED)
+
+        [incident] = incidents(lab)
+        asked = len(node.healed)
+        assert 1 <= asked <= 5
+        await keep_measuring(lab, node, lambda: lab.clock.now() > incident.opened_at + 3000, limit_s=4000)
+        assert len(node.healed) == asked
+        assert "a person is needed" in (await lab.server.care.explain(incident.id)).summary
+
+    world(scenario, manifest=BOT)
+
+
+def test_an_agent_that_is_well_again_by_itself_ends_its_incident() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.errors["heal"] = {"code": "refused", "message": "not now"}
+        node.ill.add("bot/1")
+        await keep_measuring(lab, node, lambda: bool(incidents(lab)))
+        node.ill.clear()
+
+        await keep_measuring(lab, node, lambda: not incidents(lab))
+
+        [incident] = (await lab.server.care.incidents()).items
+        assert incident.state is IncidentState.RECOVERED
+
+    world(scenario, manifest=BOT)
+
+
+def test_many_deaths_of_one_kind_are_one_cause_and_single_healing_stops() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        for number in range(4):
+            await node.event("agent.quarantined", f"bot/{number}", "crash loop: 11 deaths in 60 s")
+            await node.state(f"bot/{number}", AgentState.QUARANTINED, reason="crash loop: 11 deaths in 60 s")
+
+        await lab.until(lambda: any(held.kind == "common-cause" for held in incidents(lab)), "one cause is named")
+
+        [common] = [held for held in incidents(lab) if held.kind == "common-cause"]
+        await lab.until(
+            lambda: sum(held.parent == common.key for held in incidents(lab)) >= 3, "its members are held", limit_s=20
+        )
+        assert set(common.members) >= {"bot/0", "bot/1", "bot/2"}
+        healed = len(node.healed)
+        await lab.clock.sleep(20.0)
+        assert len(node.healed) == healed
+
+    world(scenario, manifest=BOT)
+
+
+def test_a_bad_release_is_named_and_its_rollback_offered() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        before = lab.server.fleet("bot").version
+        await lab.apply(BOT.replace('"60"', '"61"'))
+        await lab.until(lambda: lab.server.fleet("bot").version != before, "the release is there")
+        for number in range(3):
+            agent = f"bot/{number}"
+            await node.state(agent, AgentState.QUARANTINED, reason="crash loop")
+            await node.event("agent.quarantined", agent, "crash loop: 11 deaths in 60 s, last: exit code 1")
+
+        await lab.until(lambda: any(held.kind == "common-cause" for held in incidents(lab)), "one cause is named")
+        [common] = [held for held in incidents(lab) if held.kind == "common-cause"]
+        assert common.offer["command"] == "paddock rollback bot"
+        assert common.offer["to"] == before
+        assert any("bot" in change.text for change in common.changes)
+
+        await lab.server.care.rollback("bot", by="ann")
+        await lab.until(lambda: lab.server.fleet("bot").version == before, "the former release is back")
+        await lab.until(lambda: common.key not in lab.server.care.book.open, "the common cause is over")
+
+    world(scenario, manifest=BOT)
+
+
+def test_a_person_can_ask_for_an_action_and_it_is_verified() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await lab.server.care.heal("bot/5", "redeploy", by="ann")
+        assert node.healed == [("bot/5", "redeploy")]
+
+        await keep_measuring(lab, node, lambda: not incidents(lab))
+
+        [incident] = (await lab.server.care.incidents()).items
+        assert [(step.action, step.by, step.outcome) for step in incident.steps] == [
+            (Action.REDEPLOY, "ann", Outcome.RECOVERED)
+        ]
+
+    world(scenario, manifest=BOT)
+
+
+def test_what_cannot_be_done_is_refused_with_what_can() -> None:
+    async def scenario(lab: World) -> None:
+        await nurse(lab)
+        with pytest.raises(Refused, match=r"offers: .*redeploy"):
+            await lab.server.care.heal("bot/5", "reboot")
+        with pytest.raises(Refused, match="none of"):
+            await lab.server.care.heal("bot/5", "pray")
+        with pytest.raises(NotFound):
+            await lab.server.care.heal("bot/99", "restart")
+        with pytest.raises(NotFound):
+            await lab.server.care.explain(17)
+
+    world(scenario, manifest=BOT)
+
+
+def test_a_server_that_dies_between_act_and_record_acts_once() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await lab.server.stop()
+        for awaits in range(0, 120, 4):
+            process = await lab.serve_mortal()
+            await lab.until(lambda: len(agents(lab)) == 8, "the server knows its agents")
+            node.ill.add("bot/4")
+            node.measure(*agents(lab))
+            process.kill_after(awaits)
+            for _ in range(20):
+                await lab.clock.sleep(0.5)
+            process.kill()
+        await lab.serve()
+        await keep_measuring(lab, node, lambda: not incidents(lab), limit_s=3000)
+        # Each incarnation was healed once at the most.
+        assert len(node.healed) == node.epochs["bot/4"] - 1
+
+    world(scenario, manifest=BOT)
+
+
+def test_health_is_served_with_the_agents_and_kept() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.cures = set()
+        node.ill.add("bot/6")
+        await keep_measuring(lab, node, lambda: bool(lab.server.care.scores(band="critical")))
+        assert lab.server.agent("bot/6").health < 50
+        assert lab.server.agent("bot/0").health == 100
+        worst = lab.server.care.scores(fleet="bot")[0]
+        assert worst.id == "bot/6"
+        assert worst.because
+        assert [score.id for score in lab.server.care.scores(band="critical")] == ["bot/6"]
+        with pytest.raises(Refused):
+            lab.server.care.scores(band="purple")
+
+        await lab.server.care.health.write()
+        points = await lab.server.care.history("bot/6", 0.0)
+        assert points[-1].low < 50
+
+    world(scenario, manifest=BOT)
