@@ -60,6 +60,7 @@ def test_every_route_is_in_the_document_and_every_body_has_its_schema(app: FastA
         "post /api/v1/plan",
         "post /api/v1/apply",
         "post /api/v1/fleets/{fleet}/scale",
+        "post /api/v1/alerts/test",
         "post /api/v1/agents/{fleet}/{name}/heal",
         "post /api/v1/incidents/{number}/close",
         "post /api/v1/policies/rehearse",

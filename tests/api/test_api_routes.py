@@ -151,6 +151,15 @@ async def test_heal_restarts_the_failed_and_the_quarantined(http: httpx.AsyncCli
     assert (await http.post("/api/v1/heal")).json() == {"healed": ["critic/1", "executor/1"]}
 
 
+async def test_channels_are_tried_all_or_one(http: httpx.AsyncClient) -> None:
+    chat = {"channel": "chat", "ok": False, "text": "chat answered 503"}
+    all_of_them = await http.post("/api/v1/alerts/test")
+    assert all_of_them.json() == {"items": [{"channel": "mail", "ok": True, "text": ""}, chat]}
+    assert (await http.post("/api/v1/alerts/test", json={"channel": "chat"})).json() == {"items": [chat]}
+    assert (await http.post("/api/v1/alerts/test", json={"channel": "pager"})).status_code == 404
+    assert (await http.post("/api/v1/alerts/test", json={"chanel": "chat"})).status_code == 422
+
+
 async def test_history_and_nodes_are_lists(http: httpx.AsyncClient) -> None:
     await http.post("/api/v1/agents/critic/0/restart")
     await http.post("/api/v1/fleets/critic/scale", json={"replicas": 1})

@@ -39,6 +39,7 @@ COMMANDS = [
     ("scale", "executor", "3"),
     ("heal", "executor/0"),
     ("heal", "--all"),
+    ("alert", "test"),
     ("task", "submit", "critic", "review"),
     ("task", "get", "T1"),
     ("task", "list"),
@@ -254,6 +255,27 @@ def test_manifests_that_cannot_be_read_are_refused_before_anything_is_sent(paddo
             assert words in told.stderr
             assert name in told.stderr
     assert paddock.calls == []
+
+
+def test_channels_are_tried_and_those_that_fail_are_named(paddock: Paddock) -> None:
+    items = [{"channel": "mail", "ok": True, "text": ""}, {"channel": "chat", "ok": False, "text": "chat answered 503"}]
+    paddock.on("POST", "/api/v1/alerts/test", lambda call: {"items": items if not call.body["channel"] else items[:1]})
+    told = paddock.run("alert", "test")
+    assert told.exit_code == 1
+    assert told.stdout.splitlines() == ["mail                 ok", "chat                 chat answered 503"]
+    assert told.stderr.startswith("Error: chat reached nobody: see above")
+    assert paddock.run("alert", "test", "mail").exit_code == 0
+    assert json.loads(paddock.run("alert", "test", "mail", "-o", "json").stdout) == items[:1]
+
+
+def test_status_and_plan_tell_of_channels(paddock: Paddock, tmp_path: Path) -> None:
+    paddock.on("GET", "/status", {"version": "1", "alerts": {"mail": "ok", "chat": "failing since now: away"}})
+    assert "mail: ok; chat: failing since now: away" in paddock.run("status").stdout
+    file = tmp_path / "n.yaml"
+    file.write_text("paddock: 1\n")
+    plan = {"changes": [], "notifications": "notifications: add mail (smtp)", "warnings": []}
+    paddock.on("POST", "/api/v1/plan", plan)
+    assert paddock.run("plan", str(file)).stdout == "notifications: add mail (smtp)\n"
 
 
 def test_heal_restarts_one_or_all(paddock: Paddock) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from paddock.control.alerts import no_senders
 from paddock.control.server import ControlServer
 from paddock.control.service import TaskRequest
 from paddock.fabric import subjects
@@ -15,6 +16,7 @@ from paddock.model.agent import AgentState, AgentStatus, NodeStatus
 from paddock.model.fleet import FleetSpec, Method, Placement
 from paddock.model.manifest import ManifestSource
 from paddock.model.task import Task, TaskResult, TaskState, TaskView
+from paddock.ports.alerts import Senders
 from paddock.ports.fabric import Message
 from paddock.record.sql import SqlRecord
 from paddock.testing.clock import VirtualClock
@@ -128,6 +130,7 @@ class World:
         self.record = SqlRecord.open(url)
         self.fabric = self.broker.connect("test")
         self.node = FakeNode(self)
+        self.senders: Senders = no_senders
         self.server: ControlServer
         self.process: Process | None = None
 
@@ -141,7 +144,7 @@ class World:
             await self.until(lambda: all(f.ready == f.wanted for f in self.server.fleets()), "all agents are ready")
 
     async def serve(self) -> None:
-        self.server = ControlServer(self.broker.connect("server"), self.record, self.clock)
+        self.server = ControlServer(self.broker.connect("server"), self.record, self.clock, senders=self.senders)
         await self.server.start()
 
     async def serve_mortal(self) -> Process:
@@ -151,7 +154,7 @@ class World:
         process.on_kill.append(fabric.cut)
 
         async def begin() -> ControlServer:
-            server = ControlServer(fabric, self.record, self.clock)
+            server = ControlServer(fabric, self.record, self.clock, senders=self.senders)
             await server.start()
             return server
 

@@ -184,11 +184,8 @@ def test_fleets_that_exist_already_may_be_depended_on(read: Any) -> None:
 
 
 def test_sections_of_later_versions_are_read_with_a_warning(read: Any) -> None:
-    manifest = read("paddock: 1\nfleets: {a: {command: x}}\npolicies: {p: {any: thing}}\nflags: {}\n")
-    assert manifest.warnings == [
-        "farm.yaml, line 3, column 1: policies is read but not used by this version",
-        "farm.yaml, line 4, column 1: flags is read but not used by this version",
-    ]
+    manifest = read("paddock: 1\nfleets: {a: {command: x}}\nflags: {}\n")
+    assert manifest.warnings == ["farm.yaml, line 3, column 1: flags is read but not used by this version"]
 
 
 def test_a_manifest_without_fleets_says_so(read: Any) -> None:

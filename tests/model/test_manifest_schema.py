@@ -12,9 +12,16 @@ import pytest
 
 import paddock.model
 from paddock.model.fleet import FleetSpec, Health, Limits, Logs, Restart
+from paddock.model.health import Probe
+from paddock.model.kinds import ByKind
 from paddock.model.manifest import ManifestSource, schema
 from paddock.model.manifest_fields import FLEET
-from paddock.model.shapes import Record
+from paddock.model.manifest_health import PROBE
+from paddock.model.manifest_notify import NOTIFICATIONS
+from paddock.model.manifest_policy import POLICY
+from paddock.model.notify import Channel, Notifications, Quiet, Route
+from paddock.model.policy import Budget, Forecasting, Policy, Scoring, Storm
+from paddock.model.shapes import ListOf, Record
 from paddock.model.yaml_source import Mistakes, parse, plain
 
 COMMITTED = Path(paddock.model.__file__).with_name("manifest.schema.json")
@@ -51,6 +58,18 @@ SIMPLE_MISTAKES = [
     "paddock: 1\nfleets: {a: {command: x, schedules: [{name: n, method: m}]}}",
     "paddock: 1\ntemplates: {t: {template: u}}",
     "paddock: 1\nflags: yes",
+    "paddock: 1\nfleets: {a: {command: x, health: {probes: [{name: p, kind: tcp}]}}}",
+    "paddock: 1\nfleets: {a: {command: x, health: {probes: [{name: p, kind: log, match: x, url: y}]}}}",
+    "paddock: 1\nfleets: {a: {command: x, health: {probes: [{name: p, kind: task, method: m, expect: {}}]}}}",
+    "paddock: 1\npolicies: {p: {ladder: []}}",
+    "paddock: 1\npolicies: {p: {ladder: [restrt]}}",
+    "paddock: 1\npolicies: {p: {causes: {omm: [escalate]}}}",
+    "paddock: 1\npolicies: {p: {objectives: [{name: o, measure: success, share: 1}]}}",
+    "paddock: 1\nnotifications: []",
+    "paddock: 1\nnotifications: {channels: [{name: c, kind: mail}]}",
+    "paddock: 1\nnotifications: {channels: [{name: c, kind: telegram, to: ['1'], token: x}]}",
+    "paddock: 1\nnotifications: {cooldown_s: 0}",
+    "paddock: 1\nnotifications: {quiet: [{start: '25:00', end: '07:00'}]}",
 ]
 
 
@@ -75,6 +94,23 @@ def test_what_the_reader_refuses_the_schema_refuses_too(text: str, refused: Call
 def test_every_field_of_a_spec_can_be_written_except_what_is_derived() -> None:
     assert set(FleetSpec.__struct_fields__) - set(FLEET.fields) == {"name", "version"}
     assert set(FLEET.fields) <= set(FleetSpec.__struct_fields__)
+
+
+def test_policies_probes_and_notifications_can_be_written_whole() -> None:
+    assert set(POLICY.fields) == set(Policy.__struct_fields__) - {"name"}
+    assert set(PROBE.record.fields) == set(Probe.__struct_fields__)
+    assert set(NOTIFICATIONS.fields) == set(Notifications.__struct_fields__)
+    nested = [("scoring", Scoring), ("budget", Budget), ("storm", Storm), ("forecast", Forecasting)]
+    for key, struct in nested:
+        record = POLICY.fields[key].shape
+        assert isinstance(record, Record)
+        assert set(record.fields) == set(struct.__struct_fields__)
+    for key, struct in [("channels", Channel), ("routes", Route), ("quiet", Quiet)]:
+        shape = NOTIFICATIONS.fields[key].shape
+        assert isinstance(shape, ListOf)
+        item = shape.item.record if isinstance(shape.item, ByKind) else shape.item
+        assert isinstance(item, Record)
+        assert set(item.fields) == set(struct.__struct_fields__)
 
 
 @pytest.mark.parametrize(

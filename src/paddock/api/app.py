@@ -9,14 +9,23 @@ from typing import Any, cast
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from paddock.api import agents, care, cluster, docs, fleets, openapi, operators, problems, system, tasks
+from paddock.api import agents, alerts, care, cluster, docs, fleets, openapi, operators, problems, system, tasks
 from paddock.api.door import Door
 from paddock.api.log import make_log
 from paddock.api.metrics import HttpMetrics
 from paddock.control.service import Control
 
 HEARTBEAT_S = 15.0
-ROUTERS = (tasks.router, agents.router, care.router, fleets.router, system.router, cluster.router, operators.router)
+ROUTERS = (
+    tasks.router,
+    agents.router,
+    care.router,
+    fleets.router,
+    system.router,
+    alerts.router,
+    cluster.router,
+    operators.router,
+)
 
 
 def create_app(

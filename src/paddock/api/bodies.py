@@ -63,6 +63,13 @@ class HealBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`fleet/name`; empty: everyone who is failed or quarantined."""
 
 
+class AlertTestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which channel to try."""
+
+    channel: str = ""
+    """Its name; empty: all of them."""
+
+
 class HealActionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to do with an agent."""
 
@@ -91,6 +98,7 @@ INPUTS = (
     HealActionBody,
     RecoverBody,
     CloseBody,
+    AlertTestBody,
     Rehearsal,
     TaskRequest,
 )

@@ -34,6 +34,7 @@ STRUCTS = (
     shapes.NodeList,
     shapes.LogText,
     shapes.Healed,
+    shapes.AlertTests,
     shapes.Alive,
     shapes.Readiness,
     shapes.LiveAgents,
@@ -71,6 +72,7 @@ TAGS = [
     {"name": "fleets", "description": "What is wanted and what is."},
     {"name": "manifests", "description": "Declare what should run."},
     {"name": "nodes", "description": "Supervisors, one for each host."},
+    {"name": "alerts", "description": "Whether people can be told."},
     {"name": "system", "description": "Alive, ready, totals, figures, history, live changes."},
     {"name": "cluster", "description": "Aliases that operators of older systems know."},
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from paddock.control.service import AlertTest
 from paddock.model.agent import AgentStatus, NodeStatus
 from paddock.model.health import HealthPoint, Score
 from paddock.model.incident import Incident
@@ -57,6 +58,12 @@ class Healed(msgspec.Struct, frozen=True, kw_only=True):
 
     healed: list[str]
     """Ids of agents."""
+
+
+class AlertTests(msgspec.Struct, frozen=True, kw_only=True):
+    """Which channels reach people."""
+
+    items: list[AlertTest]
 
 
 class ScoreList(msgspec.Struct, frozen=True, kw_only=True):

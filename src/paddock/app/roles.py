@@ -103,6 +103,7 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
 
 
 async def _server(data: DataDir, port: int) -> None:
+    from paddock.alerts import make_sender
     from paddock.api.app import create_app
     from paddock.api.serve import bind, serve
     from paddock.record.sql import SqlRecord
@@ -112,7 +113,7 @@ async def _server(data: DataDir, port: int) -> None:
     url = os.environ.get(RECORD_URL) or f"sqlite:///{data.record_db}"
     record = await asyncio.to_thread(SqlRecord.open, url)
     fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=True)
-    control = ControlServer(fabric, record, SystemClock(), no_room=partial(no_room, data.path))
+    control = ControlServer(fabric, record, SystemClock(), no_room=partial(no_room, data.path), senders=make_sender)
     try:
         await fabric.ensure(*subjects.STREAMS)
         await control.start()

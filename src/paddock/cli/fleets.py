@@ -140,7 +140,9 @@ def print_plan(plan: dict[str, Any], form: show.Form) -> None:
         typer.echo(change["text"] + (f" (replaces {restarts} running)" if restarts else ""))
         for field, values in (change.get("fields") or {}).items():
             typer.echo(f"    {field}: {values[0]!r} -> {values[-1]!r}")
-    if not plan["changes"]:
+    if told := plan.get("notifications"):
+        typer.echo(told)
+    if not plan["changes"] and not told:
         typer.echo("nothing to change")
 
 

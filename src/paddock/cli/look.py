@@ -216,6 +216,8 @@ def _totals(told: dict[str, Any]) -> dict[str, Any]:
         for states in told["tasks"].values():
             by_state.update(states)
         lines["tasks"] = _counts(by_state) or "none"
+    if isinstance(told.get("alerts"), dict):
+        lines["alerts"] = "; ".join(f"{name}: {said}" for name, said in told["alerts"].items()) or "no channels"
     if isinstance(told.get("nodes"), list) and not told["nodes"]:
         lines["nodes"] = "none is heard of"
     first = ("version", "up", "nodes", "fleets", "agents", "tasks", "queued")

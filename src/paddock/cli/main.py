@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from paddock.cli import care, fleets, look, roles, system, task, up
+from paddock.cli import alert, care, fleets, look, roles, system, task, up
 from paddock.cli.session import Session
 from paddock.model.errors import PaddockError
 
@@ -81,6 +81,7 @@ fleets.add(app)
 look.add(app)
 task.add(app)
 care.add(app)
+alert.add(app)
 roles.add(app)
 system.add(app)
 

@@ -16,6 +16,7 @@ from paddock.control.mirror import Former, Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import each
 from paddock.decide.plan import plan as make_plan
+from paddock.decide.plan import plan_notifications
 from paddock.decide.schedule import unknown_methods
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, NotFound, PaddockError, Refused, TemplateBroken, Unavailable
@@ -52,18 +53,28 @@ class Apply:
         """What apply would do; asks no node, writes nothing."""
         manifest = await self._load(sources, prune)
         fleets = {name: self._with_known_methods(spec) for name, spec in manifest.fleets.items()}
-        return msgspec.structs.replace(self._plan(fleets, prune), warnings=manifest.warnings)
+        told = plan_notifications(manifest.notifications, self._mirror.notifications)
+        return msgspec.structs.replace(self._plan(fleets, prune), notifications=told, warnings=manifest.warnings)
 
     async def apply(self, sources: Sequence[ManifestSource], *, prune: bool = False, by: str = "") -> Plan:
         async with self._one_at_a_time:
+            expect_told = self._mirror.notifications_seq
             expect = {name: self._mirror.fleet_seq(name) for name in {*self._mirror.fleets, *self._mirror.gone}}
             manifest = await self._load(sources, prune)
             checked = await self._checked(manifest.fleets)
-            plan = self._plan(checked, prune)
+            told = plan_notifications(manifest.notifications, self._mirror.notifications)
+            plan = msgspec.structs.replace(self._plan(checked, prune), notifications=told)
             todo = [change for change in plan.changes if change.kind != "none"]
             await self._nobody_else(todo, expect)
+            if plan.notifications:
+                last = await self._fabric.last(subjects.WANTED, _TOLD)
+                if (last.seq if last is not None else 0) != expect_told:
+                    raise Conflict("notifications were changed by somebody else meanwhile: plan and apply again")
             for change in todo:
                 await self._write(change, checked, expect, by)
+            if plan.notifications:
+                await self._put(_TOLD, "notifications were", msgspec.json.encode(manifest.notifications), expect_told)
+                await self._events.tell("notifications.applied", "notifications", plan.notifications, by=by)
             for change in todo:
                 await self._events.tell("fleet.applied", change.fleet, change.text, by=by, data={"kind": change.kind})
             return msgspec.structs.replace(plan, applied=True, warnings=manifest.warnings)
@@ -139,7 +150,7 @@ class Apply:
         if wrong:
             texts = [text if name in text else f"fleet {name}: {text}" for name, text in sorted(wrong.items())]
             raise TemplateBroken("; ".join(texts))
-        problems = [problem for spec in specs.values() for problem in _schedule_problems(spec)]
+        problems = [problem for spec in specs.values() for problem in _method_problems(spec)]
         if problems:
             raise Refused("; ".join(problems))
         return specs
@@ -187,22 +198,38 @@ class Apply:
             await self._fabric.store(subject, msgspec.json.encode(former))
 
     async def _store(self, fleet: str, data: bytes | None, expect_seq: int) -> None:
+        await self._put(_key(fleet), f"fleet {fleet!r} was", data, expect_seq)
+
+    async def _put(self, key: str, what: str, data: bytes | None, expect_seq: int) -> None:
         headers = {"KV-Operation": "DEL"} if data is None else None
         try:
-            seq = await self._fabric.store(_key(fleet), data or b"", headers=headers, expect_seq=expect_seq)
+            seq = await self._fabric.store(key, data or b"", headers=headers, expect_seq=expect_seq)
         except Conflict as error:
-            raise Conflict(f"fleet {fleet!r} was changed by somebody else meanwhile: plan and apply again") from error
+            raise Conflict(f"{what} changed by somebody else meanwhile: plan and apply again") from error
         await self._mirror.seen(seq)
+
+
+_TOLD = f"$KV.wanted.{subjects.wanted_notifications()}"
 
 
 def _key(fleet: str) -> str:
     return f"$KV.wanted.{subjects.wanted_fleet(fleet)}"
 
 
-def _schedule_problems(spec: FleetSpec) -> list[str]:
-    """Schedules that could never work: their method is not there, or does not take their arguments."""
+def _method_problems(spec: FleetSpec) -> list[str]:
+    """Schedules and probes that could never work: their method is not there, or does not take their arguments."""
     problems = unknown_methods(spec)
     methods = {method.name: method for method in spec.methods or []}
+    for probe in spec.health.probes:
+        if probe.kind != "task" or spec.methods is None:
+            continue
+        if probe.method not in methods:
+            problems.append(f"probe {probe.name!r} of {spec.name} asks for {probe.method!r}, which is no method of it")
+            continue
+        try:
+            check_args(spec, methods[probe.method], probe.args)
+        except Refused as error:
+            problems.append(f"probe {probe.name!r} of {spec.name}: {error.message}")
     for schedule in spec.schedules:
         if schedule.method in methods:
             try:

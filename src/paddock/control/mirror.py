@@ -21,6 +21,7 @@ from paddock.fabric import subjects
 from paddock.model.agent import AgentState, AgentStatus, NodeStatus
 from paddock.model.errors import NotFound, TimedOut, Unavailable
 from paddock.model.fleet import FleetSpec, Placement
+from paddock.model.notify import Notifications
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric, Stored
 
@@ -74,6 +75,9 @@ class Mirror:
         self.placements: dict[str, dict[str, Placement]] = {}
         """fleet → node → what is placed there."""
         self.crons: dict[tuple[str, str], CronMark] = {}
+        self.notifications = Notifications()
+        self.notifications_seq = 0
+        """The `expect_seq` for a change of them."""
         self.agents: dict[str, AgentStatus] = {}
         self.by_fleet: dict[str, dict[str, AgentStatus]] = {}
         self.counts: dict[str, Counter[str]] = {}
@@ -81,6 +85,7 @@ class Mirror:
         self.nodes: dict[str, NodeStatus] = {}
         self.on_fleet: list[Callable[[str], None]] = []
         """Called with the fleet whose spec, placement, or first ready agent changed."""
+        self.on_notifications: list[Callable[[], None]] = []
         self.on_nodes: list[Callable[[], None]] = []
         """Called when a node came or was deleted; that one fell silent is seen by asking `live`."""
         self.on_agent: list[Callable[[AgentStatus], None]] = []
@@ -204,6 +209,13 @@ class Mirror:
                 self.former.pop(rest, None)
             else:
                 self.former[rest] = msgspec.json.decode(stored.data, type=Former)
+        elif kind == subjects.wanted_notifications():
+            self.notifications_seq = stored.seq
+            self.notifications = (
+                Notifications() if stored.deleted else msgspec.json.decode(stored.data, type=Notifications)
+            )
+            for callback in self.on_notifications:
+                callback()
         elif kind == "cron":
             fleet, _, name = rest.partition(".")
             if stored.deleted:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from paddock.agent.clock import HostClock
+from paddock.control.alerts import Alerts, no_senders
 from paddock.control.apply import Apply
 from paddock.control.archive import Archive
 from paddock.control.care import Care
@@ -32,7 +33,7 @@ from paddock.control.mirror import Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
-from paddock.control.service import FleetView, TaskRequest
+from paddock.control.service import AlertTest, FleetView, TaskRequest
 from paddock.control.status import Status
 from paddock.control.tasks import Parts, Tasks
 from paddock.control.views import nearest
@@ -44,6 +45,7 @@ from paddock.model.manifest import ManifestSource
 from paddock.model.names import split_agent
 from paddock.model.plan import Plan
 from paddock.model.task import Priority, TaskState, TaskView
+from paddock.ports.alerts import Senders
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric
 from paddock.ports.record import Page, Record
@@ -67,9 +69,10 @@ class ControlServer:
         *,
         no_room: Callable[[], str] = lambda: "",
         dice: Callable[[], float] = _HOST.dice,
+        senders: Senders = no_senders,
     ) -> None:
         """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `dice` rolls
-        in [0, 1)."""
+        in [0, 1). `senders` makes the channels by which people are told."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -89,6 +92,7 @@ class ControlServer:
         lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
+        self.alerts = Alerts(fabric, clock, self._mirror, self._events, senders)
         core = Core(
             fabric,
             clock,
@@ -127,6 +131,7 @@ class ControlServer:
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())
         owner.loop("status", self._status.run())
+        self.alerts.start(owner)
         owner.loop("daily", self.daily.run())
         try:
             await self.care.start(owner)
@@ -280,10 +285,13 @@ class ControlServer:
         return await self._archive.read(lambda: read(about=about, kind=kind, after=after, limit=limit))
 
     async def status(self) -> Mapping[str, Any]:
-        return await self._status.totals()
+        return {**await self._status.totals(), "alerts": self.alerts.channels()}
 
     async def ready(self) -> Mapping[str, str]:
         return await self._status.ready()
+
+    async def test_alerts(self, channel: str = "", *, by: str = "") -> Sequence[AlertTest]:
+        return await self.alerts.test(channel, by=by)
 
     def changes(self) -> Reader:
         return self._changes.listen()

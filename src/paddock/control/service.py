@@ -57,6 +57,15 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     """With the values of secrets blanked."""
 
 
+class AlertTest(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether people can be reached by one channel."""
+
+    channel: str
+    ok: bool
+    text: str = ""
+    """What is wrong; empty when the message was accepted."""
+
+
 class CareDoor(Protocol):
     """What the HTTP edge may ask about health and healing. `control/care.py` is the real thing."""
 
@@ -142,6 +151,10 @@ class Control(Protocol):
 
     async def ready(self) -> Mapping[str, str]:
         """Part → "ok" or what is wrong, for fabric, record and node."""
+        ...
+
+    async def test_alerts(self, channel: str = "", *, by: str = "") -> Sequence[AlertTest]:
+        """Send a test message by one channel, or by all, and say what came of it."""
         ...
 
     def changes(self) -> AsyncIterator[Change]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from paddock.model.fleet import FleetSpec
+from paddock.model.notify import Notifications
 from paddock.model.plan import FleetChange, Plan
 
 SECRET = "(secret)"  # noqa: S105 - the text that stands where a secret would
@@ -30,6 +31,20 @@ def plan(
     if prune:
         changes += [_delete(name, running.get(name, 0)) for name in sorted(current.keys() - wanted.keys())]
     return Plan(changes=changes)
+
+
+def plan_notifications(wanted: Notifications | None, current: Notifications) -> str:
+    """What changes for who is told of what; empty when nothing does, or the manifest says nothing of it."""
+    if wanted is None or wanted == current:
+        return ""
+    old = {channel.name: channel for channel in current.channels}
+    new = {channel.name: channel for channel in wanted.channels}
+    parts = [f"add {name} ({new[name].kind})" for name in new if name not in old]
+    parts += [f"change {name}" for name in new if name in old and new[name] != old[name]]
+    parts += [f"remove {name}" for name in old if name not in new]
+    if msgspec.structs.replace(wanted, channels=[]) != msgspec.structs.replace(current, channels=[]):
+        parts.append("other routes or times")
+    return f"notifications: {', '.join(parts) or 'other order of channels'}"
 
 
 def _create(spec: FleetSpec) -> FleetChange:

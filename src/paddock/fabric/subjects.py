@@ -114,6 +114,11 @@ def well(who: str) -> str:
     return f"$KV.state._paddock.{who}"
 
 
+def alerts_kept() -> str:
+    """Where the server keeps who was told of what, and what is not sent yet."""
+    return "$KV.state._paddock.alerts"
+
+
 def topic(name: str) -> str:
     return f"topic.{name}"
 
@@ -138,6 +143,11 @@ def agent_pulls(inbox: str) -> str:
 def wanted_fleet(fleet: str) -> str:
     """Key in the bucket `wanted`: the FleetSpec."""
     return f"fleet.{fleet}"
+
+
+def wanted_notifications() -> str:
+    """Key in the bucket `wanted`: the Notifications, as a whole."""
+    return "notifications"
 
 
 def wanted_former(fleet: str) -> str:

@@ -124,7 +124,7 @@ class FleetSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the template it came from, or the fleet's own name."""
     version: str = ""
     """Hash over what decides how an agent is made (`MADE_OF` in `model/manifest_build.py`). When it changes, running
-    agents are replaced; all other fields (restart, health, logs, capabilities, …) take effect on those that run."""
+    agents are replaced; all other fields (restart, health, policy, logs, …) take effect on those that run."""
     secret_env: list[str] = []
     """Names of `env` whose values are secrets: never printed, logged or returned by the API."""
 

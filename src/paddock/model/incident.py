@@ -39,6 +39,14 @@ class Severity(StrEnum):
     ERROR = "error"
     CRITICAL = "critical"
 
+    @property
+    def rank(self) -> int:
+        """0 for the least; the texts themselves do not sort."""
+        return _RANKS[self]
+
+
+_RANKS = {severity: rank for rank, severity in enumerate(Severity)}
+
 
 class Outcome(StrEnum):
     PENDING = "pending"

@@ -1,21 +1,27 @@
 """From manifest text to frozen specs; every mistake is told with line and column.
 
 Top to bottom: each source becomes a tree (`yaml_source`), its sections are gathered over all sources, each fleet is
-laid over its template, read by the known fields (`manifest_fields`), made into a spec, and then all fleets are judged
-together: dependencies, cycles, fixed ports.
+laid over its template, read by the known fields (`manifest_fields`), made into a spec with its policy, and then all
+fleets are judged together: dependencies, cycles, fixed ports, standbys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from paddock.model.errors import Refused
 from paddock.model.fleet import FleetSpec
 from paddock.model.manifest_build import SPEC_BYTES_MAX, build
-from paddock.model.manifest_check import check_together
-from paddock.model.manifest_fields import FLEET, NAME_TEXT, NOT_USED, TEMPLATE, TOP_KEYS, schema
+from paddock.model.manifest_check import check_standbys, check_together
+from paddock.model.manifest_fields import FLEET, NOT_USED, TEMPLATE, TOP_KEYS, schema
+from paddock.model.manifest_notify import build_notifications
+from paddock.model.manifest_policy import build_policy
+from paddock.model.manifest_words import NAME_TEXT
+from paddock.model.notify import Notifications
+from paddock.model.policy import Policy
 from paddock.model.shapes import nearest, wrong_type
 from paddock.model.yaml_source import (
     CHARS_MAX,
@@ -46,6 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """All sources together, checked and resolved."""
 
     fleets: dict[str, FleetSpec]
+    notifications: Notifications | None = None
+    """None: the manifest says nothing of them, and those that there are stay."""
     warnings: list[str] = []
 
 
@@ -68,6 +76,9 @@ class _Reader:
         self._templates: dict[str, tuple[Where, Table | None]] = {}
         """Name → where, and its fields; None when they have mistakes."""
         self._fleets: dict[str, tuple[Where, Node]] = {}
+        self._policies: dict[str, tuple[Where, Node, Policy | None]] = {}
+        """None when they have mistakes."""
+        self._notifications: tuple[Where, Node] | None = None
         self._nodes = self._chars = 0
 
     def read(self, sources: Sequence[ManifestSource], others: Mapping[str, FleetSpec]) -> Manifest:
@@ -85,10 +96,15 @@ class _Reader:
             if tree and spec:
                 specs[name], places[name] = spec, tree
         check_together(specs, places, others, self._mistakes, declared=self._fleets.keys())
+        known = {*self._fleets, *others}
+        check_standbys({name: node for name, (_, node, _) in self._policies.items()}, known, places, self._mistakes)
+        notifications = None
+        if self._notifications is not None:
+            notifications = build_notifications(self._notifications[1], known, self._mistakes, self._warnings)
         self._mistakes.refuse()
-        if not specs:
+        if not specs and notifications is None:
             self._warnings.append("no fleets are named, so nothing is to run")
-        return Manifest(fleets=specs, warnings=self._warnings)
+        return Manifest(fleets=specs, notifications=notifications, warnings=self._warnings)
 
     def _source(self, source: ManifestSource) -> None:
         root = parse(source, self._mistakes)
@@ -111,8 +127,17 @@ class _Reader:
                 self._mistakes.add(wrong.where, wrong.text)
             elif key in NOT_USED:
                 self._warnings.append(f"{where}: {key} is read but not used by this version")
+            elif key == "notifications":
+                self._notify(where, node)
             else:
                 self._section(key, node)
+
+    def _notify(self, where: Where, node: Node) -> None:
+        if self._notifications is not None:
+            first = self._notifications[0]
+            self._mistakes.add(where, f"notifications are there already: {first}; they apply as a whole, so write one")
+        else:
+            self._notifications = (where, node)
 
     def _version(self, root: Table) -> bool:
         """Whether this source is of the version that is read here; nothing else can be judged otherwise."""
@@ -128,8 +153,10 @@ class _Reader:
         return False
 
     def _section(self, key: str, section: Table) -> None:
-        kind = key.removesuffix("s")
-        known = self._templates if key == "templates" else self._fleets
+        kind = {"templates": "template", "policies": "policy"}.get(key, "fleet")
+        known: Mapping[str, tuple[Any, ...]] = self._fleets
+        if key != "fleets":
+            known = self._templates if key == "templates" else self._policies
         for name, node in section.entries.items():
             where = section.keys[name]
             first = known.get(name)
@@ -144,6 +171,8 @@ class _Reader:
                 self._mistakes.add(wrong.where, wrong.text)
             if key == "templates":
                 self._templates[name] = (where, self._template(name, node))
+            elif key == "policies":
+                self._policies[name] = (where, node, build_policy(name, node, self._mistakes, self._warnings))
             else:
                 self._fleets[name] = (where, node)
         if len(self._fleets) > FLEETS_MAX:
@@ -189,8 +218,23 @@ class _Reader:
         values = FLEET.read(tree, f"fleets.{name}", self._mistakes)
         if len(self._mistakes) > before:
             return None
-        spec = build(name, tree, values, self._mistakes, self._warnings)
+        policy = self._policy(values.pop("policy", ""), tree)
+        if policy is None:
+            return None
+        spec = build(name, tree, values, policy, self._mistakes, self._warnings)
         return spec if len(self._mistakes) == before else None
+
+    def _policy(self, name: str, tree: Table) -> Policy | None:
+        """The policy that a fleet names, else the one called `default`, else the built-in one; None when it is broken
+        or missing (and told)."""
+        if not name:
+            default = self._policies.get("default")
+            return default[2] if default else Policy()
+        if name not in self._policies:
+            hint = nearest(name, self._policies)
+            self._mistakes.add(tree.entries["policy"].where, f"there is no policy {short(name)}{hint}")
+            return None
+        return self._policies[name][2]
 
 
 def _without_rivals(under: Table, over: Table) -> Table:

@@ -10,8 +10,11 @@ from typing import Any, Literal
 import msgspec
 
 from paddock.model.fleet import FleetSpec, Health, Limits, Logs, Method, Restart, Schedule
+from paddock.model.manifest_health import check_probes, probes_of
+from paddock.model.manifest_words import absolute
+from paddock.model.policy import Policy
 from paddock.model.shapes import nearest
-from paddock.model.yaml_source import Leaf, Listing, Mistakes, Node, Table, Where, Wrong, short
+from paddock.model.yaml_source import Leaf, Listing, Mistakes, Table, Where, Wrong
 
 SPEC_BYTES_MAX = 400_000
 """Limit of one encoded spec: with its names it must fit into one message of the fabric (1 MiB)."""
@@ -39,18 +42,22 @@ _SHELL_WORDS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"})
 _SECRET_ROUNDS = 10_000
 
 
-def build(name: str, tree: Table, values: dict[str, Any], mistakes: Mistakes, warnings: list[str]) -> FleetSpec | None:
+def build(
+    name: str, tree: Table, values: dict[str, Any], policy: Policy, mistakes: Mistakes, warnings: list[str]
+) -> FleetSpec | None:
     """The spec of one fleet from its read `values`; `tree` says where they stand. Mistakes are told and give None."""
     before = len(mistakes)
     _check_rivals(tree, values, mistakes)
     _check_names(tree, values, mistakes)
     _check_numbers(tree, values, mistakes)
+    check_probes(tree, values, mistakes)
     if len(mistakes) > before:
         return None
     runtime: Literal["python", "exec"] = "exec" if "command" in values else "python"
     fields = {key: value for key, value in values.items() if key not in ("template", "runtime")}
     fields["restart"] = Restart(**values.get("restart", {}))
-    fields["health"] = Health(**{"beat": runtime == "python", **values.get("health", {})})
+    fields["health"] = Health(**{"beat": runtime == "python", **values.get("health", {}), "probes": probes_of(values)})
+    fields["policy"] = policy
     fields["limits"] = Limits(**values.get("limits", {}))
     fields["logs"] = Logs(**values.get("logs", {}))
     fields["ports"] = _ports(runtime, values)
@@ -179,7 +186,9 @@ def _check_numbers(tree: Table, values: dict[str, Any], mistakes: Mistakes) -> N
 def _ports(runtime: str, values: dict[str, Any]) -> list[str]:
     """The ports as listed, and those that `{port}` or `{port.name}` asks for."""
     ports = list(values.get("ports", []))
-    texts = [values.get("health", {}).get("http", "")]
+    health = values.get("health", {})
+    texts = [health.get("http", "")]
+    texts += [text for probe in health.get("probes", []) for text in (probe.get("url", ""), *probe.get("command", []))]
     if runtime == "exec":
         texts += [*values["command"], *values.get("env", {}).values()]
     have = {entry.partition("=")[0] for entry in ports}
@@ -198,14 +207,14 @@ def _paths(runtime: str, tree: Table, values: dict[str, Any]) -> dict[str, Any]:
     code = tree.entries["command" if runtime == "exec" else "agent"]
     folder = _normal(code.where.source.folder)
     if "cwd" in values:
-        found["cwd"] = _absolute(values["cwd"], tree.entries["cwd"], "cwd")
+        found["cwd"] = absolute(values["cwd"], tree.entries["cwd"], "cwd")
     elif runtime == "exec" and folder:
         found["cwd"] = folder
     if "pythonpath" in values:
         node = tree.entries["pythonpath"]
         items = node.items if isinstance(node, Listing) else ()
         found["pythonpath"] = [
-            _absolute(text, item, "pythonpath") for text, item in zip(values["pythonpath"], items, strict=True)
+            absolute(text, item, "pythonpath") for text, item in zip(values["pythonpath"], items, strict=True)
         ]
     elif runtime == "python" and folder:
         found["pythonpath"] = [folder]
@@ -214,18 +223,6 @@ def _paths(runtime: str, tree: Table, values: dict[str, Any]) -> dict[str, Any]:
 
 def _normal(folder: str) -> str:
     return posixpath.normpath(folder) if posixpath.isabs(folder) else ""
-
-
-def _absolute(text: str, node: Node, path: str) -> str:
-    if text == "~" or text.startswith("~/"):
-        raise Wrong(node.where, f"{path} {short(text)}: '~' is not replaced here; write the whole path")
-    folder = node.where.source.folder
-    if not posixpath.isabs(text) and not posixpath.isabs(folder):
-        raise Wrong(
-            node.where,
-            f"{path} {short(text)} is relative, and this manifest came without a folder; write the whole path",
-        )
-    return posixpath.normpath(posixpath.join(folder, text))
 
 
 def _warn(name: str, tree: Table, values: dict[str, Any], runtime: str, warnings: list[str]) -> None:

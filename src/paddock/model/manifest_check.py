@@ -1,4 +1,4 @@
-"""What is judged of all fleets together: whom they depend on, and which fixed ports they take."""
+"""What is judged of all fleets together: whom they depend on, who stands in, and which fixed ports they take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from paddock.model.fleet import FleetSpec
 from paddock.model.manifest_build import where_of
 from paddock.model.shapes import nearest
-from paddock.model.yaml_source import Listing, Mistakes, Table, Where
+from paddock.model.yaml_source import Leaf, Listing, Mistakes, Node, Table, Where, short
 
 _SHOWN_MAX = 12
 """Members of a circle that are printed; longer ones are cut."""
@@ -28,6 +28,24 @@ def check_together(
     together = {**others, **specs}
     _check_cycles(together, places, mistakes)
     _check_ports(together, places, mistakes)
+
+
+def check_standbys(
+    policies: Mapping[str, Node], known: Collection[str], places: Mapping[str, Table], mistakes: Mistakes
+) -> None:
+    """A standby is a fleet, and another one than it stands in for."""
+    for name, policy in policies.items():
+        node = policy.entries.get("standby") if isinstance(policy, Table) else None
+        if not isinstance(node, Leaf) or not node.text:
+            continue
+        if node.text not in known:
+            hint = nearest(node.text, known)
+            mistakes.add(node.where, f"the standby {short(node.text)} of policy {name} is no fleet{hint}")
+        tree = places.get(node.text)
+        named = tree.entries.get("policy") if tree is not None else None
+        if tree is not None and (named.text if isinstance(named, Leaf) else "default") == name:
+            where = named.where if named is not None else node.where
+            mistakes.add(where, f"{node.text} would be its own standby by policy {name}; give it another policy")
 
 
 def _check_dependencies(

@@ -16,7 +16,8 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: Literal["log", "smtp", "telegram", "webhook"]
     url: str = ""
-    """webhook: where to POST. telegram: the API's address, if not https://api.telegram.org."""
+    """webhook: where to POST; empty: the secret is the whole address, as with Slack's. telegram: the API's address, if
+    not https://api.telegram.org."""
     shape: Literal["generic", "slack"] = "generic"
     host: str = ""
     port: int = 587
@@ -55,6 +56,7 @@ class Quiet(msgspec.Struct, frozen=True, kw_only=True):
 class Notifications(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[Channel] = []
     routes: list[Route] = []
+    """None at all: every channel gets everything from warning on."""
     cooldown_s: float = 300.0
     """The same alert is not sent again within this time; how often it came meanwhile is said with the next one."""
     group_s: float = 5.0
@@ -76,3 +78,19 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     incident: int = 0
     repeats: int = 0
     """How often it came while it was held back."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes out by one channel at once."""
+
+    channel: str
+    at: float
+    severity: Severity
+    """The worst of its alerts."""
+    title: str
+    text: str
+    """For people; at most 3,500 characters, without secrets."""
+    recovered: bool = False
+    """All of its alerts are recoveries."""
+    alerts: list[Alert] = []
+    """The same for programs; of many, the worst."""

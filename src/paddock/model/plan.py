@@ -20,5 +20,7 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     changes: list[FleetChange]
+    notifications: str = ""
+    """What changes for who is told of what, in one line; empty when nothing does."""
     applied: bool = False
     warnings: list[str] = []

@@ -287,7 +287,8 @@ class MapOf:
         return found
 
     def schema(self) -> Schema:
-        names = {"pattern": f"^(?:{self.key.pattern})$"}
+        choices = list(self.key.choices)
+        names: Schema = {"enum": choices} if choices else {"pattern": f"^(?:{self.key.pattern})$"}
         value = self.value.schema()
         return {
             "type": "object",

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from paddock.control.service import Change, FleetView, TaskRequest
+from paddock.control.service import AlertTest, Change, FleetView, TaskRequest
 from paddock.model.agent import AgentState, AgentStatus, Event, NodeStatus
 from paddock.model.errors import Conflict, NotFound, QueueFull, Refused
 from paddock.model.fleet import FleetSpec
@@ -34,6 +34,8 @@ class FakeControl:
         self.text = ""
         """The log of every agent."""
         self.parts: dict[str, str] = {"fabric": "ok", "record": "ok", "node": "ok"}
+        self.channels: dict[str, str] = {"mail": "", "chat": "chat answered 503"}
+        """Channel → what is wrong with it."""
         self.fail: BaseException | None = None
         """Raised by `status`, `submit` and `agents` when set."""
         self.readers: list[asyncio.Queue[Change | None]] = []
@@ -246,6 +248,12 @@ class FakeControl:
 
     async def ready(self) -> Mapping[str, str]:
         return self.parts
+
+    async def test_alerts(self, channel: str = "", *, by: str = "") -> Sequence[AlertTest]:
+        if channel not in ("", *self.channels):
+            raise NotFound(f"there is no channel {channel!r}")
+        names = [channel] if channel else list(self.channels)
+        return [AlertTest(channel=name, ok=not self.channels[name], text=self.channels[name]) for name in names]
 
     def changes(self) -> AsyncIterator[Change]:
         reader: asyncio.Queue[Change | None] = asyncio.Queue()
