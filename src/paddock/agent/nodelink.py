@@ -3,9 +3,9 @@
 away ──connect──> hello sent ──> open ──broken──> away (random wait up to 1 s, for ever)
   └── without a socket in the environment: never; the agent works alone ──────┘   `refused` ends it: a newer one lives
 
-Notes are written to the socket at once, not through a transport: a hold must be in the kernel before the code runs,
-because that code may kill this very process. A node that has not read 200 kB is stuck; the line to it is given up and
-the next hello tells everything anew.
+Notes are written to the socket itself, not through a transport: a hold must be in the kernel before the code runs,
+because that code may kill this very process. So `flush` before it; one write takes all notes of a turn of the loop. A
+node that has not read 200 kB is stuck; the line to it is given up and the next hello tells everything anew.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ class NodeLink:
         self._waits: dict[str, None] = {}
         self._ready = False
         self._socket: socket.socket | None = None
+        self._unsent: list[bytes] = []
         self._refused = False
         self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def hold(self, task_id: str, ack: str) -> None:
-        """In the kernel when this returns, if there is a line."""
+        """In the kernel after the next `flush`, if there is a line."""
         self._holds[task_id] = ack
         self._send({"op": "hold", "task": task_id, "ack": ack})
 
@@ -110,6 +111,7 @@ class NodeLink:
                 await self._read(line, orders)
             finally:
                 self._socket = None
+                self._unsent.clear()
 
     async def _read(self, line: socket.socket, orders: Orders) -> None:
         loop = asyncio.get_running_loop()
@@ -160,9 +162,19 @@ class NodeLink:
         # other words are from a newer node; what an agent does not know, it need not do
 
     def _send(self, value: dict[str, Any]) -> None:
+        """With what else is said in this turn of the loop, or at the next `flush`."""
         if self._socket is None:
             return
-        data = msgspec.json.encode(value) + b"\n"
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._unsent.append(msgspec.json.encode(value))
+
+    def flush(self) -> None:
+        """Hand what was noted to the kernel."""
+        if self._socket is None or not self._unsent:
+            return
+        data = b"\n".join([*self._unsent, b""])
+        self._unsent.clear()
         try:
             sent = self._socket.send(data)
         except OSError as error:  # BlockingIOError too: see the module's text
@@ -175,6 +187,7 @@ class NodeLink:
         """Wake the reader with an end-of-file; it closes and connects anew."""
         self._log.debug("the line to the node is given up", error=why)
         line, self._socket = self._socket, None
+        self._unsent.clear()
         if line is not None:
             try:
                 line.shutdown(socket.SHUT_RDWR)

@@ -65,7 +65,9 @@ class Worker:
     def take(self, delivery: Delivery) -> None:
         """Start on a hand-out; the caller saw a free slot."""
         self._busy += 1
-        self._owner.start(f"task-{delivery.subject.rpartition('.')[2]}", self._serve(delivery))
+        held = self._held[delivery.ack] = Held(delivery, self._decode(delivery), self._context.clock.now())
+        self.link.hold(held.task.id, delivery.ack)
+        self._owner.start(f"task-{held.task.id}", self._serve(held))
 
     def still_working(self) -> None:
         """Tell the fabric that the held tasks are alive, so that it does not hand them out again."""
@@ -89,11 +91,9 @@ class Worker:
         if held.call is not None:
             held.call.cancel()
 
-    async def _serve(self, delivery: Delivery) -> None:
-        held = Held(delivery, self._decode(delivery), self._context.clock.now())
-        self._held[delivery.ack] = held
+    async def _serve(self, held: Held) -> None:
         try:
-            self.link.hold(held.task.id, delivery.ack)
+            self.link.flush()  # its hold, and those of all that came with it
             try:
                 await self._work(held)
             except Exception as error:  # our own bug; the task must not be lost with it
@@ -106,14 +106,14 @@ class Worker:
             if held.call is not None and held.call.work is not None and not held.call.work.done():
                 await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot
         finally:
-            del self._held[delivery.ack]
+            del self._held[held.delivery.ack]
             self._busy -= 1
             self.changed()
 
     def _decode(self, delivery: Delivery) -> Task:
         """The task; one that cannot be read becomes a task without a method, which ends as failed."""
         try:
-            return msgspec.json.decode(delivery.data, type=Task)
+            return _read_task(delivery.data)
         except msgspec.DecodeError as error:
             self._context.log.warning("a task cannot be read", subject=delivery.subject, error=str(error))
             return Task(id=delivery.subject.rpartition(".")[2], fleet=self._context.fleet, method="")
@@ -271,8 +271,7 @@ class Worker:
         put_back(self._context, held.delivery, delay_s)
 
 
-def _task_id(delivery: Delivery) -> str:
-    return delivery.subject.rpartition(".")[2]
+_read_task = msgspec.json.Decoder(Task).decode
 
 
 def put_back(context: Context, delivery: Delivery, delay_s: float = 0.0) -> None:
