@@ -150,6 +150,7 @@ async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives
     agent = await mill.agent("0")
     inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
     handouts.waits(inbox)
+    await mill.seen()  # a pull that nobody listens for yet would be dropped
     ask = msgspec.json.encode({"batch": 5, "expires": int(LIMIT_S * 1e9)})
     agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
     await agent.flush()
