@@ -114,7 +114,8 @@ class Tasks:
                 f"the queue of {task.fleet} is full ({wanted.spec.queue_limit} tasks); try again later",
                 retry_after_s=retry_after_s(wanted.spec.queue_limit, self._recorder.per_s(task.fleet)),
             ) from error
-        return self._recorder.queued(task)
+        self._recorder.queued(task)
+        return self._recorder.pending_view(task.id) or views.of_task(task)
 
     async def _store(self, subject: str, task: Task) -> None:
         """Store it once, even when the answer to a first try was lost."""
@@ -153,14 +154,14 @@ class Tasks:
             if view is None:
                 raise
             return view
-        if view is None and not self._recorder.knows_all:
+        if view is None:
             view = await self._search(task_id)
         if view is None:
             raise NotFound(f"there is no task {task_id!r}: it never was, or its kept-for time is over")
         return view
 
     async def _search(self, task_id: str) -> TaskView | None:
-        """Find a task by its id alone, fleet by fleet; only while the recorder is behind."""
+        """Find a task by its id alone, fleet by fleet: the recorder may not have read of it yet."""
         for fleet in [*self._mirror.fleets, *self._mirror.gone]:
             view = await self._in_fabric(fleet, task_id)
             if view is not None:
@@ -217,7 +218,8 @@ class Tasks:
             result = read_result(stored) if stored is not None else result
             if result.state is not TaskState.CANCELLED:
                 raise Conflict(f"task {task_id} has ended already: it is {result.state}") from None
-        ended = self._recorder.ended(result)
+        self._recorder.ended(result)
+        ended = self._recorder.pending_view(task_id) or views.of_result(result)
         await sweep(self._fabric, view.fleet, task_id)
         self._fabric.publish(subjects.node_op("all"), msgspec.json.encode({"op": "cancel", "task": task_id}))
         return ended

@@ -150,9 +150,12 @@ class Fabric(Protocol):
         """Delete all messages that match; returns how many."""
         ...
 
-    def tail(self, stream: str, *, subject: str = ">", after_seq: int = 0) -> AsyncIterator[Sequence[Stored]]:
+    def tail(
+        self, stream: str, *, subject: str = ">", after_seq: int = 0, lag_s: float = 0.0
+    ) -> AsyncIterator[Sequence[Stored]]:
         """Batches of what is stored after `after_seq`, for ever, as they come; an empty batch each time it has caught
-        up (so also first, when there is nothing). Goes on after reconnects; nothing is lost or doubled."""
+        up (so also first, when there is nothing). Goes on after reconnects; nothing is lost or doubled. With `lag_s`
+        it lets things gather so long after it was woken."""
         ...
 
     async def pull(self, stream: str, lane: str, *, batch: int = 1, wait_s: float = 0.0) -> Sequence[Delivery]:
