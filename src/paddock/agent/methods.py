@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from paddock.agent.base import TaskMark, marks
-from paddock.agent.values import BadValue, plain
+from paddock.agent.values import BadValue, encoded
 from paddock.model.errors import TaskError, TemplateBroken
 from paddock.model.fleet import Method
 
@@ -68,7 +68,7 @@ def check_args(method: TaskMethod, args: Mapping[str, Any]) -> dict[str, Any]:
     converted = {}
     for name, value in args.items():
         try:
-            plain(value, name)
+            encoded(value, name)
             converted[name] = msgspec.convert(value, fields[name].type)
         except BadValue as error:
             raise bad_arguments(f"argument {name!r} of {method.name}: {error}") from None

@@ -21,7 +21,7 @@ ROWS_MAX = 10_000
 Running = tuple[str, str, str, int, float]
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """A message of a stream; `created` tells apart streams of one name."""
 
     stream: str = ""
@@ -32,7 +32,7 @@ class Place(msgspec.Struct, frozen=True):
 NOWHERE = Place()
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One thing to write; `place` says how far its stream has been read with it."""
 
     what: Task | TaskResult | StoredEvent | Running | None

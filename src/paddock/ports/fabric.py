@@ -11,8 +11,10 @@ from paddock.model.errors import PaddockError
 
 Headers = Mapping[str, str]
 
+# Messages hold texts and bytes only, so they can be in no cycle (`gc=False`): the collector need not look at them.
 
-class Message(msgspec.Struct, frozen=True):
+
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message that was not stored: a request, a reply, a topic, a wake."""
 
     subject: str
@@ -21,7 +23,7 @@ class Message(msgspec.Struct, frozen=True):
     headers: Headers = {}
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A message of a stream. `deleted`: a bucket's marker that the key is gone."""
 
     subject: str
@@ -35,7 +37,7 @@ class Stored(msgspec.Struct, frozen=True):
         return self.headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in self.headers
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A message handed out from a work lane; it must be acknowledged on `ack`."""
 
     subject: str

@@ -168,6 +168,7 @@ class Server:
         if "numpy.random" in sys.modules:
             # The standard library's own generator reseeds itself after a fork; numpy's global one does not.
             sys.modules["numpy.random"].seed()
+        gc.set_threshold(5_000)  # a task makes some fifty objects, and they go with it
         gc.enable()
 
     def _say(self, report: Report) -> None:
