@@ -19,7 +19,7 @@ from paddock.fabric.client import NatsFabric
 from paddock.model.errors import Conflict, NotFound, PaddockError
 
 from .broker import Broker, work
-from .disk import Disk, end, freeze
+from .disk import Disk
 from .traced import TracedDisk
 
 ROUNDS = int(os.environ.get("PADDOCK_POWER_ROUNDS", "4"))
@@ -142,6 +142,7 @@ async def names(server: NatsFabric, stream: str) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(120 + 10 * ROUNDS)
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(
     disk: Disk | TracedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

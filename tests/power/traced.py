@@ -96,6 +96,9 @@ class TracedDisk:
         """The folder as the disk has it, made of what the trace tells."""
         until(self._told_all, what="strace has ended with those it traced")
         self._replay()
+        for name, content in self._look().items():
+            if name not in self._seen:  # by who was not to feel the cut
+                self._on_disk.setdefault(name, _File(on_disk=content, since=[]))
         shutil.rmtree(self.path)
         self.path.mkdir()
         for name, file in self._on_disk.items():
@@ -122,14 +125,16 @@ class TracedDisk:
 
     def _begin(self) -> None:
         """What is there now was there before: it is on disk."""
-        self._names: dict[str, _File] = {}
-        for path in self.path.rglob("*"):
-            if path.is_file():
-                content = bytearray(path.read_bytes())
-                self._names[str(path)] = _File(on_disk=content, size=len(content), since=[])
+        there = self._look()
+        self._names = {name: _File(on_disk=content, size=len(content), since=[]) for name, content in there.items()}
         self._on_disk = dict(self._names)
+        self._seen = set(self._names)
+        """All names that the trace tells of, too."""
         self._through: set[str] = set()
         """Files opened with O_SYNC."""
+
+    def _look(self) -> dict[str, bytearray]:
+        return {str(path): bytearray(path.read_bytes()) for path in self.path.rglob("*") if path.is_file()}
 
     def _replay(self) -> None:
         begun: dict[bytes, tuple[bytes, int]] = {}
@@ -165,10 +170,12 @@ class TracedDisk:
             old, new = _paths(args)
             file = self._names.pop(old, None)
             if file is not None:
+                self._seen.add(new)
                 self._names[new] = file
         elif call.startswith("link"):
             old, new = _paths(args)
             if old in self._names:
+                self._seen.add(new)
                 self._names[new] = self._names[old]
         elif call.startswith("unlink"):
             self._names.pop(_paths(args)[0], None)
@@ -187,6 +194,7 @@ class TracedDisk:
             return
         if b"O_CREAT" in args and path not in self._names:
             self._names[path] = _File(since=[])
+            self._seen.add(path)
         if b"O_TRUNC" in args and path in self._names:
             self._names[path].cut(0)
         if b"O_SYNC" in args or b"O_DSYNC" in args:
