@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from paddock.fabric.files import sync_folder
 from paddock.model.agent import AgentState
 from paddock.model.errors import DataDirError, Unavailable
 from paddock.model.fleet import Placement
@@ -266,7 +267,7 @@ class Journal:
             _write_all(file, snapshot)
             os.fsync(file)
             os.rename(temporary, self._path)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError:
             os.close(file)
             raise
@@ -279,14 +280,6 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _lock(path: Path) -> int:
