@@ -1,4 +1,4 @@
-"""A disk whose power can be cut: an ext4 file system in a file, mounted by loop. It needs root, mkfs.ext4 and a loop device.
+"""A disk whose power can be cut: an ext4 file system in a file, mounted by loop. It needs root and mkfs.ext4.
 
     made ──mounted──> in use ──cut: what was not synced by now is gone──> dead ──restored: journal replayed──> in use
 

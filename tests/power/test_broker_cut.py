@@ -46,7 +46,12 @@ class Load:
 
     async def run(self, cut: Callable[[], None]) -> None:
         """Load it from many sides, and cut at the moment of the last acknowledgement that is waited for."""
-        kinds: list[Callable[[str], Awaitable[None]]] = [self.task] * 6 + [self.result, self.key, self.handle, self.fleet]
+        kinds: list[Callable[[str], Awaitable[None]]] = [self.task] * 6 + [
+            self.result,
+            self.key,
+            self.handle,
+            self.fleet,
+        ]
         doers = [
             asyncio.create_task(self.go_on(kinds[number % len(kinds)], f"{self.mark}-{number}"))
             for number in range(PUBLISHERS)
@@ -167,7 +172,9 @@ async def test_a_power_cut_loses_nothing_that_was_acknowledged(
     finally:
         await broker.close()
     told = sum(load.count for load in loads)
-    print(f"{ROUNDS} power cuts, {told} acknowledgements, 0 lost; {again} tasks with a result queued again; seed {SEED}")
+    print(
+        f"{ROUNDS} power cuts, {told} acknowledgements, 0 lost; {again} tasks with a result queued again; seed {SEED}"
+    )
 
 
 async def test_with_interval_a_power_cut_loses_what_was_acknowledged_last(

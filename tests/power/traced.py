@@ -103,10 +103,11 @@ class TracedDisk:
         self.path.mkdir()
         for name, file in self._on_disk.items():
             path = Path(name)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(file.on_disk or b""))
             path.chmod(0o600)
-        self.path.chmod(0o700)
+        for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
+            folder.chmod(0o700)
         self._trace.unlink()
 
     def close(self) -> None:
