@@ -1,4 +1,4 @@
-"""A power cut: what the broker acknowledged is there afterwards, with the default durability; with `interval` it is not.
+"""A power cut: what the broker acknowledged by default is there afterwards; with `interval` not all of it is.
 
 `PADDOCK_POWER_ROUNDS` (default 4) says how often the power is cut; `PADDOCK_POWER_SEED` repeats a run.
 """
