@@ -22,6 +22,7 @@ from paddock import __version__
 from paddock.agent.clock import HostClock
 from paddock.agent.owner import Owner
 from paddock.fabric import subjects
+from paddock.fabric.follow import Followed
 from paddock.model.agent import NodeStatus
 from paddock.model.errors import DataDirError, PaddockError
 from paddock.model.fleet import Placement
@@ -214,10 +215,16 @@ class NodeService:
     # --- its loops
 
     async def _follow_wanted(self) -> None:
+        """What is no longer told of goes on: only a marker says that something is wanted no more, and a bucket that
+        was lost has none."""
         place = f"$KV.wanted.{subjects.wanted_place(self.config.id, '')}"
-        async for batch in self._fabric.tail(subjects.WANTED, subject=f"{place}>"):
-            for stored in batch:
-                self._wanted(stored, stored.subject.removeprefix(place))
+        while True:
+            followed = Followed(self._fabric, self._clock, subjects.WANTED, subject=f"{place}>")
+            async for batch in followed.batches():
+                for stored in batch:
+                    self._wanted(stored, stored.subject.removeprefix(place))
+            log.warning("the bucket of what is wanted was made anew: it is read from its beginning, what runs goes on")
+            self.publisher.everything(list(self.fleets.agents.values()))
 
     def _wanted(self, stored: Stored, fleet: str) -> None:
         if stored.deleted:
