@@ -171,8 +171,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = _lock(path.with_suffix(".lock"))
+        self.doubtful = not path.exists() or path.stat().st_size == 0
+        """Whether something may run that the table does not tell of."""
         try:
             self.table, bad = read(path)
+            self.doubtful |= bad > 0
             if bad:
                 log.warning("lines of the journal were torn or spoilt, and dropped", path=str(path), lines=bad)
             self._file = -1

@@ -76,7 +76,8 @@ class Door(Protocol):
     """Who judges a hello."""
 
     def hello(self, line: Line, pid: int, link: Link) -> Listener | str:
-        """The agent it is, or why it is refused. `pid` is what the kernel says of the other end."""
+        """The agent it is, or why it is refused (empty: not yet, it may ask again). `pid` is what the kernel says of
+        the other end."""
         ...
 
 
@@ -177,7 +178,9 @@ class Link(asyncio.Protocol):
             self.refuse("the first line must be hello")
             return
         found = self._server.door.hello(line, self.pid, self)
-        if isinstance(found, str):
+        if found == "":
+            self.close()
+        elif isinstance(found, str):
             log.warning("an agent was refused", agent=line.agent, epoch=line.epoch, pid=self.pid, why=found)
             self.refuse(found)
         else:
