@@ -42,6 +42,11 @@ class Identities:
         path = folder / "keys.json"
         try:
             if not path.exists():
+                if (store := folder.parent / "store").exists():
+                    raise DataDirError(
+                        f"{path} is missing, and what is in {store} can be read with its keys alone: restore it "
+                        "from a backup, or move the data directory away to start anew"
+                    )
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 seeds = {name: _new_seed(_OPERATOR if name == "operator" else _ACCOUNT) for name in _KEY_NAMES}
                 write_whole(path, msgspec.json.encode({"issued_at": int(time.time()), "seeds": seeds}))
