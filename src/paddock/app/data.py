@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from paddock.app.process import is_alive, start_ticks
+from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
 
 FORMAT = 1
@@ -219,6 +220,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync_folder(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -238,6 +240,7 @@ def write_once(path: Path, text: str) -> None:
             os.link(temporary, path)
         except FileExistsError:
             return
+        sync_folder(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ from paddock.model.agent import AgentStatus, Event
 from paddock.model.errors import PaddockError, Unavailable
 from paddock.model.task import Task, TaskResult, TaskState, TaskView
 from paddock.ports.clock import Clock
-from paddock.ports.record import Batch, StoredEvent
+from paddock.ports.record import Batch, RecordGone, StoredEvent
 
 log = structlog.get_logger(__name__)
 
@@ -206,6 +206,8 @@ class Recorder:
             try:
                 await self._write(self._pending.take(BATCH_ROWS_MAX))
                 break
+            except RecordGone:
+                raise  # this server cannot go on; the next one opens what is there now, and reads the streams again
             except Unavailable as error:
                 self.problem = error.message
                 log.warning("record does not answer", error=error.message, rows_waiting=self.waiting)
@@ -228,7 +230,7 @@ class Recorder:
             try:
                 await self._write(batch)
             except Unavailable:
-                return False
+                return False  # also when it is gone: the next try says so
             except Exception as error:
                 log.error("row left out of the record", row=repr(batch)[:500], error=repr(error))
         return True

@@ -27,6 +27,7 @@ from paddock.control.mirror import Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
+from paddock.control.restore import Restore
 from paddock.control.service import FleetView, TaskRequest
 from paddock.control.status import Status
 from paddock.control.tasks import Parts, Tasks
@@ -68,6 +69,7 @@ class ControlServer:
         self._recorder = Recorder(self._archive, clock, self._changes)
         self._intake = Intake(fabric, clock, self._mirror, self._archive, self._recorder)
         self._fleets = Fleets(fabric, clock, self._mirror, self._events, self._intake.stream_gone)
+        self._restore = Restore(fabric, clock, self._mirror, self._nodes, self._events, self._fleets)
         self._apply = Apply(fabric, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
         self._later = Later(fabric, clock, self._mirror)
         door = Door(self._mirror, self._choose)
@@ -95,6 +97,7 @@ class ControlServer:
         self._intake.start(owner)
         owner.loop("recorder", self._recorder.run())
         owner.loop("fleets", self._fleets.run())
+        owner.loop("restore", self._restore.run())
         self._later.start(owner)
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())

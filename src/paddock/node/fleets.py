@@ -87,7 +87,8 @@ class Fleets:
         for name in placement.names:
             agent = here.agents.get(name)
             if agent is None:
-                agent = Supervised(self._host, placement.spec, name)
+                found = self._host.journal.table.rows.get(f"{fleet}/{name}")
+                agent = Supervised(self._host, placement.spec, name, found)
                 self._add(here, agent)
                 self._host.journal.note(RowSet(agent.id, agent.row))  # before its status is told: see Table.gone
                 self._host.publisher.dirty(agent)
@@ -152,7 +153,7 @@ class Fleets:
 
     def _mark(self, here: FleetHere, agent: Supervised) -> None:
         """Note whether a running agent is of an older version."""
-        if agent.wanted and agent.version != here.spec.version:
+        if agent.wanted and agent.version not in ("", here.spec.version):  # "": found without a journal
             here.outdated[agent.name] = None
         else:
             here.outdated.pop(agent.name, None)

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from paddock.fabric.files import sync_folder
 from paddock.model.agent import AgentState
 from paddock.model.errors import DataDirError, Unavailable
 from paddock.model.fleet import Placement
@@ -172,8 +173,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = _lock(path.with_suffix(".lock"))
+        self.doubtful = not path.exists() or path.stat().st_size == 0
+        """Whether something may run that the table does not tell of."""
         try:
             self.table, bad = read(path)
+            self.doubtful |= bad > 0
             if bad:
                 log.warning("lines of the journal were torn or spoilt, and dropped", path=str(path), lines=bad)
             self._file = -1
@@ -301,7 +305,7 @@ class Journal:
             _write_all(file, snapshot)
             os.fsync(file)
             os.rename(temporary, self._path)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError:
             os.close(file)
             raise
@@ -314,14 +318,6 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _lock(path: Path) -> int:

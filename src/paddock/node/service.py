@@ -22,14 +22,15 @@ from paddock import __version__
 from paddock.agent.clock import HostClock
 from paddock.agent.owner import Owner
 from paddock.fabric import subjects
+from paddock.fabric.follow import Followed
 from paddock.model.agent import NodeStatus
 from paddock.model.errors import DataDirError, PaddockError
 from paddock.model.fleet import Placement
-from paddock.node import limits
+from paddock.node import limits, recover
 from paddock.node.deadlines import Deadlines
 from paddock.node.fleets import Fleets
 from paddock.node.host import Host, NodeConfig
-from paddock.node.journal import Forgotten, Journal
+from paddock.node.journal import Forgotten, Journal, Row, RowSet
 from paddock.node.limits import Limiter
 from paddock.node.logs import Rotation
 from paddock.node.ports import Ports
@@ -114,6 +115,8 @@ class NodeService:
             left=self._left,
         )
         self.fleets = Fleets(self._host, self._begin)
+        if self._journal.doubtful:
+            await self._recover(config.folder)
         # First the agents, then the door: who says hello to a node that does not know it yet would be a stray.
         self.fleets.restore(self._journal.table)
         try:
@@ -135,6 +138,16 @@ class NodeService:
             ("rotation", self._rotate()),
         ):
             self._owner.start(f"node {name}", work)
+
+    async def _recover(self, folder: str) -> None:
+        """Note what runs without the journal knowing: it is looked for, adopted, and never started a second time."""
+        table = self._journal.table
+        table.epoch = max(table.epoch, await asyncio.to_thread(recover.last_epoch, folder))
+        for agent_id, epoch in (await asyncio.to_thread(recover.incarnations, folder, self._socket.path)).items():
+            row = table.rows.get(agent_id)
+            if row is None or row.epoch < epoch:
+                log.warning("an agent runs that the journal does not know", agent=agent_id, epoch=epoch)
+                await self._journal.put(RowSet(agent_id, Row(epoch=epoch, intent=True, started_at=self._started_at)))
 
     async def run(self) -> None:
         """Until cancelled; raises when a part of the node has failed, which is a bug: start it anew."""
@@ -177,6 +190,9 @@ class NodeService:
             for inbox in line.waits:
                 agent.said_wait(inbox)
             return agent
+        row = self._host.journal.table.rows.get(line.agent)
+        if agent is None and row is not None and row.epoch == line.epoch:
+            return ""  # found without its placement, which is about to be read: it may ask again
         self._end_stray(line, pid)
         return f"{line.agent} with epoch {line.epoch} is not what this node keeps"
 
@@ -214,10 +230,16 @@ class NodeService:
     # --- its loops
 
     async def _follow_wanted(self) -> None:
+        """What is no longer told of goes on: only a marker says that something is wanted no more, and a bucket that
+        was lost has none."""
         place = f"$KV.wanted.{subjects.wanted_place(self.config.id, '')}"
-        async for batch in self._fabric.tail(subjects.WANTED, subject=f"{place}>"):
-            for stored in batch:
-                self._wanted(stored, stored.subject.removeprefix(place))
+        while True:
+            followed = Followed(self._fabric, self._clock, subjects.WANTED, subject=f"{place}>")
+            async for batch in followed.batches():
+                for stored in batch:
+                    self._wanted(stored, stored.subject.removeprefix(place))
+            log.warning("the bucket of what is wanted was made anew: it is read from its beginning, what runs goes on")
+            self.publisher.everything(list(self.fleets.agents.values()))
 
     def _wanted(self, stored: Stored, fleet: str) -> None:
         if stored.deleted:

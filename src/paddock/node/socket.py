@@ -19,6 +19,7 @@ from typing import Protocol, cast
 import msgspec
 import structlog
 
+from paddock.fabric.files import write_whole
 from paddock.model.errors import DataDirError
 from paddock.node.deadlines import Deadlines
 
@@ -28,6 +29,7 @@ LINE_BYTES_MAX = 64 * 1024
 HELLO_BYTES_MAX = 4 * 1024 * 1024
 """Of the first line: it names all that the agent holds, about 160 bytes each."""
 HELLO_S_MAX = 10.0
+KEY_BYTES = 32
 PATH_BYTES_MAX = 100
 """Of a Unix socket's path; the kernel takes 107."""
 
@@ -74,7 +76,8 @@ class Door(Protocol):
     """Who judges a hello."""
 
     def hello(self, line: Line, pid: int, link: Link) -> Listener | str:
-        """The agent it is, or why it is refused. `pid` is what the kernel says of the other end."""
+        """The agent it is, or why it is refused (empty: not yet, it may ask again). `pid` is what the kernel says of
+        the other end."""
         ...
 
 
@@ -82,11 +85,8 @@ class Tokens:
     """The proof of an incarnation: by a key of this node, so that it holds over the node's own restarts."""
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            temporary = path.with_suffix(".new")
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(os.urandom(32))
-            temporary.rename(path)
+        if not path.exists() or path.stat().st_size != KEY_BYTES:
+            write_whole(path, os.urandom(KEY_BYTES))
         self._key = path.read_bytes()
 
     def token(self, agent: str, epoch: int) -> str:
@@ -178,7 +178,9 @@ class Link(asyncio.Protocol):
             self.refuse("the first line must be hello")
             return
         found = self._server.door.hello(line, self.pid, self)
-        if isinstance(found, str):
+        if found == "":
+            self.close()
+        elif isinstance(found, str):
             log.warning("an agent was refused", agent=line.agent, epoch=line.epoch, pid=self.pid, why=found)
             self.refuse(found)
         else:
