@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,7 +28,7 @@ from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
 from paddock.control.service import FleetView, TaskRequest
-from paddock.control.status import Status
+from paddock.control.status import Status, nothing_broken
 from paddock.control.tasks import Parts, Tasks
 from paddock.control.views import nearest
 from paddock.decide.route import choose_fleet
@@ -54,9 +54,16 @@ class ControlServer:
     """Implements `paddock.control.service.Control`. The fabric and the record stay the caller's: it closes them."""
 
     def __init__(
-        self, fabric: Fabric, record: Record, clock: Clock, *, no_room: Callable[[], str] = lambda: ""
+        self,
+        fabric: Fabric,
+        record: Record,
+        clock: Clock,
+        *,
+        no_room: Callable[[], str] = lambda: "",
+        broken: Callable[[], Awaitable[str]] = nothing_broken,
     ) -> None:
-        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task."""
+        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `broken`:
+        which streams of the fabric take no more writes, or empty."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -75,7 +82,7 @@ class ControlServer:
         self._crons = Crons(fabric, clock, self._mirror, self._recorder)
         lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
-        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
+        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken)
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -207,7 +214,12 @@ class ControlServer:
     async def submit(self, request: TaskRequest, *, by: str = "") -> TaskView:
         if why := self._no_room():
             raise Unavailable(why)
-        return await self._tasks.submit(request, by=by)
+        try:
+            return await self._tasks.submit(request, by=by)
+        except TimedOut as error:
+            if broken := await self._status.broken():
+                raise Unavailable(f"the fabric did not take the task: {broken}; it is being started anew") from error
+            raise
 
     async def task(self, task_id: str) -> TaskView:
         return await self._tasks.task(task_id)

@@ -60,6 +60,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     tasks_done: int = 0
     tasks_failed: int = 0
+    log_lost: int = 0
+    """Lines that this incarnation wrote to its log and the disk did not take."""
     health: int = 0
     """0-100; until probes exist: 100 ready, 50 starting or draining, 0 otherwise."""
     node: str = ""

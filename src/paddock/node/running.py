@@ -44,6 +44,7 @@ class Incarnation:
         self.handouts: Handouts | None = None
         self.done = 0
         self.failed = 0
+        self.log_lost = 0
         self.ready_at: float | None = None
         """Monotonic; of this incarnation."""
         self._heard_at = 0.0
@@ -99,10 +100,10 @@ class Incarnation:
         if self.ready_at is None:
             self._ready()
 
-    def said_beat(self, done: int, failed: int) -> None:
+    def said_beat(self, done: int, failed: int, lost: int) -> None:
         self._heard()
-        if (done, failed) != (self.done, self.failed):
-            self.done, self.failed = done, failed
+        if (done, failed, lost) != (self.done, self.failed, self.log_lost):
+            self.done, self.failed, self.log_lost = done, failed, lost
             self.host.publisher.counted(self)
 
     def said_hold(self, task: str, ack: str) -> None:
@@ -212,7 +213,7 @@ class Incarnation:
     def _fresh(self) -> None:
         """The facts of the last incarnation are over."""
         self.link, self.ready_at, self._spoke = None, None, False
-        self.holds, self.done, self.failed = {}, 0, 0
+        self.holds, self.done, self.failed, self.log_lost = {}, 0, 0, 0
         self._blame = self._order = ""
         self._heard_at = self.host.clock.monotonic()
 

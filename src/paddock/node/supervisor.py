@@ -74,6 +74,7 @@ class Supervised(Incarnation):
             restarts=self.row.restarts,
             tasks_done=self.done,
             tasks_failed=self.failed,
+            log_lost=self.log_lost,
             health=HEALTH.get(self.state, 0),
             node=self.host.config.id,
             started_at=self.row.started_at or None,
