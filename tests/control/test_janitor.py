@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from paddock.control.janitor import AGENTS_KEPT_S, EVENTS_KEPT_S
 from paddock.control.lost import OPEN_S, PAGE, UNSEEN_S_MAX
+from paddock.control.steady import LASTS_S
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, Event
 from paddock.model.task import Task, TaskState
@@ -91,6 +94,7 @@ def test_old_events_and_agents_that_went_long_ago_are_forgotten_and_those_that_a
         await lab.node.gone("critic", "gone")
         await lab.until(lambda: not lab.record.events(kind="lab.").items, "the old event is forgotten")
         lab.clock.jump(AGENTS_KEPT_S + 1.0)
+        await asyncio.sleep(LASTS_S + 120.0)
         await lab.until(lambda: len(lab.record.agents()) == 2, "who went is forgotten")
         assert [status.id for status in lab.record.agents()] == ["critic/0", "critic/1"]
         assert lab.record.events(kind="fleet.").items == []
@@ -177,6 +181,7 @@ def test_a_task_of_an_agent_whose_node_is_silent_is_left_to_it_for_a_day() -> No
         await lab.clock.sleep(2 * LONG_S)
         assert (await lab.server.task("t")).state is TaskState.RUNNING
         lab.clock.jump(UNSEEN_S_MAX)
+        await asyncio.sleep(LASTS_S + 120.0)
         await lab.until_state("t", TaskState.DEAD, limit_s=LONG_S)
 
     world(scenario)

@@ -72,6 +72,8 @@ DISK_BYTES = 64 * 1024 * 1024
 def held(data: Path, *, env: dict[str, str] | None = None) -> Iterator[Installation]:
     made = Installation(data, env=env)
     yield made
+    for path in sorted((data / "log").glob("*.log")):  # shown when the test failed
+        print(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
     made.down()
     left = [f"{process.pid} {' '.join(process.cmdline())}" for process in made.processes()]
     for process in made.processes():
@@ -87,6 +89,13 @@ def manifest(path: Path, **fleets: str) -> Path:
         lines.append(f"  {name}: {{{more if 'command:' in more else f'{where}, {more}'}}}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def parts(installation: Installation) -> dict[str, str]:
+    """What /readyz says of each part; `ok` when it is."""
+    with installation.http() as http:
+        told: dict[str, Any] = http.get("/readyz").json()
+    return next((told[key] for key in ("parts", "checks") if isinstance(told.get(key), dict)), told)
 
 
 def submit(http: httpx.Client, method: str, *, wait_s: float = 0, fleet: str = "lab", **args: Any) -> httpx.Response:

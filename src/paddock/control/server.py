@@ -29,6 +29,7 @@ from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
 from paddock.control.service import FleetView, TaskRequest
 from paddock.control.status import Status, nothing_broken
+from paddock.control.steady import Steady
 from paddock.control.tasks import Parts, Tasks
 from paddock.control.views import nearest
 from paddock.decide.route import choose_fleet
@@ -77,11 +78,12 @@ class ControlServer:
         self._fleets = Fleets(fabric, clock, self._mirror, self._events, self._intake.stream_gone)
         self._apply = Apply(fabric, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
         self._later = Later(fabric, clock, self._mirror)
+        steady = Steady(clock)
         door = Door(self._mirror, self._choose)
-        self._tasks = Tasks(Parts(fabric, clock, self._mirror, self._recorder, self._later, door))
+        self._tasks = Tasks(Parts(fabric, clock, steady, self._mirror, self._recorder, self._later, door))
         self._crons = Crons(fabric, clock, self._mirror, self._recorder)
-        lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
-        self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
+        lost = Lost(fabric, steady, self._mirror, self._archive, self._recorder)
+        self._janitor = Janitor(self._archive, steady, self._mirror, self._recorder, lost)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken)
         self._owner: Owner | None = None
 
