@@ -124,6 +124,20 @@ def ends(installation: Installation, task: str) -> Any:
     return until(look, what=f"task {task} has ended", limit_s=90.0)
 
 
+def works(installation: Installation, fleet: str = "lab", *, limit_s: float = 60.0) -> None:
+    """Wait until a task is taken and done."""
+
+    def look() -> bool:
+        try:
+            with installation.http() as http:
+                done = submit(http, "add", wait_s=20, fleet=fleet, x=1)
+        except (OSError, httpx.HTTPError):
+            return False
+        return done.status_code == 200 and done.json()["result"] == 2
+
+    until(look, what=f"a task of {fleet} is done", limit_s=limit_s)
+
+
 def all_ready(installation: Installation, count: int, *, limit_s: float = 60.0) -> dict[str, int]:
     """Wait until just so many agents are there and ready; their pids by id."""
 

@@ -10,7 +10,7 @@ import pytest
 from paddock.testing.installation import Installation
 from paddock.testing.wait import until
 
-from .conftest import all_ready, ends, held, manifest, submit, why_unready
+from .conftest import all_ready, ends, held, manifest, submit, why_unready, works
 
 pytestmark = pytest.mark.xdist_group("disk")
 
@@ -60,10 +60,7 @@ def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(
     assert ends(installation, running)["result"] == "seen"
     until(lambda: not why_unready(installation), what="all is well again", limit_s=60.0)
     assert all_ready(installation, 2) == before
-    with installation.http() as http:
-        done = submit(http, "add", wait_s=60, x=1)
-    assert done.status_code == 200, done.text
-    assert done.json()["result"] == 2
+    works(installation)
 
 
 def test_a_disk_that_was_full_for_a_moment_only_is_noticed(

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from paddock.app.data import DataDir, explain
 from paddock.app.keeper import Keeper, Role, Say, Unwell, spawn
 from paddock.app.process import send
-from paddock.app.room import ROOM_BYTES, free_bytes
+from paddock.app.room import ROOM_BYTES, DiskWatch, free_bytes
 from paddock.model.errors import DataDirError, Refused, Unavailable
 
 NODE = "local"
@@ -40,7 +40,7 @@ def roles(data: DataDir, *, port: int, durability: str) -> list[Role]:
         name="fabric",
         spawn=lambda: _spawn_fabric(data, durability),
         waits_for=lambda: _prepare(data),
-        unwell=partial(_fabric_unwell, data),
+        unwell=partial(_fabric_unwell, data, DiskWatch(data)),
         stop_s_max=30.0,
     )
     node = _role(data, "node", "--node", NODE, stop_s_max=NODE_STOP_S_MAX, stopping="its agents end what they hold")
@@ -68,10 +68,12 @@ def _role(data: DataDir, name: str, *options: str, stop_s_max: float, stopping: 
     return Role(name=name, spawn=start, waits_for=waits_for, stop_s_max=stop_s_max, stopping=stopping)
 
 
-async def _fabric_unwell(data: DataDir) -> Unwell | None:
+async def _fabric_unwell(data: DataDir, disk: DiskWatch) -> Unwell | None:
     """While the disk is full nothing is better after a new start."""
     from paddock.app.roles import fabric_broken, fabric_unwell
 
+    if why := disk.unwell():
+        return Unwell(why, sure=True)
     if free_bytes(data.path) < ROOM_BYTES:
         return None
     if broken := await fabric_broken(data):

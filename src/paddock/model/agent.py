@@ -27,7 +27,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
     code: int | None = None
     signal: int | None = None
-    oom: bool = False
+    oom: bool | None = False
+    """Taken by the kernel for want of memory; None: perhaps, it took somebody at that time and does not say whom."""
 
     @property
     def clean(self) -> bool:

@@ -137,7 +137,7 @@ class Supervised(Incarnation):
         live = await self._find(row)
         if live is None:
             if row.handle is not None or held:
-                await asyncio.to_thread(launching.end_leftovers, self.id, row.epoch)
+                await self.host.leftovers.ended(self.id, row.epoch)
                 self._ended(Exit(), "it ended while its node was away")
             else:
                 self.row = msgspec.structs.replace(row, intent=False)
@@ -269,10 +269,13 @@ class Supervised(Incarnation):
         if self.handouts is not None:
             self.handouts.bury()
             self.handouts = None
-        exit = host.limiter.release(self.id, exit)
+        pid = self.row.handle.pid if self.row.handle is not None else None
+        exit = host.limiter.release(self.id, pid, exit)
+        if self.live is not None:
+            host.leftovers.died(self.id, self.row.epoch, adopted=self._begun_at is None)
         reason = found or self._blame or self._describe(exit)
         evidence = self._evidence(exit, reason, list(holds))
-        pid, link, ordered = evidence.pid, self.link, bool(self._order) and not self._blame
+        link, ordered = self.link, bool(self._order) and not self._blame
         self.live = self.link = None
         if link is not None:
             link.close()
@@ -326,7 +329,11 @@ class Supervised(Incarnation):
             rest_s = self.spec.restart.quarantine_s or math.inf
             self._rest(AgentState.FAILED, error.message, rest_s)
         else:
-            self._died(Exit(), error.message, self.host.clock.monotonic())
+            # The host does not let it start (a full disk, no memory for a fork): that is no death of its own.
+            self._streak += 1
+            delay_s = restart.backoff_s(self.spec.restart, self._streak + 1, self.host.dice())
+            self._go_at = self.host.clock.monotonic() + delay_s
+            self._set(AgentState.PENDING, f"{error.message}; again in {delay_s:.1f} s")
         self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {error.message}")
 
     def _leave(self) -> None:
