@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def installation(tmp_path: Path) -> Iterator[Installation]:
     """A Paddock of its own; taken down at the end, and nothing of it may be left."""
-    yield from held(tmp_path / "data")
+    with held(tmp_path / "data") as made:
+        yield made
 
 
 @pytest.fixture
@@ -66,15 +68,42 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@contextmanager
+def memory_limit(pid: int, limit_bytes: int) -> Iterator[str]:
+    """A cgroup around one process, so that the kernel's OOM killer takes it beyond the limit; yields why not, or empty.
+    Of version 1 or 2, as the machine has it."""
+    first, second = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    root, name = (first, "memory.limit_in_bytes") if first.is_dir() else (second, "memory.max")
+    group = root / f"paddock-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / name).write_text(str(limit_bytes))
+        (group / "cgroup.procs").write_text(str(pid))
+    except OSError as error:
+        yield f"{error.strerror}: {error.filename}"
+    else:
+        yield ""
+    finally:
+        if group.exists():
+            for left in (group / "cgroup.procs").read_text().split():
+                (root / "cgroup.procs").write_text(left)
+            until(lambda: not (group / "cgroup.procs").read_text(), what="the cgroup is empty")
+            group.rmdir()
+
+
 DISK_BYTES = 64 * 1024 * 1024
 
 
-def held(data: Path, *, env: dict[str, str] | None = None) -> Iterator[Installation]:
-    made = Installation(data, env=env)
-    yield made
-    for path in sorted((data / "log").glob("*.log")):  # shown when the test failed
-        print(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
-    made.down()
+@contextmanager
+def held(data: Path) -> Iterator[Installation]:
+    """A Paddock that is taken down at the end, whatever happens; nothing of it may be left."""
+    made = Installation(data)
+    try:
+        yield made
+    finally:
+        for path in sorted((data / "log").glob("*.log")):  # shown when the test failed
+            print(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
+        made.down()
     left = [f"{process.pid} {' '.join(process.cmdline())}" for process in made.processes()]
     for process in made.processes():
         process.kill()

@@ -65,10 +65,24 @@ class Lab(Agent):
         return children
 
     @task
-    async def deaf(self) -> None:
-        """From now on it ignores SIGTERM."""
+    async def deaf_and_busy(self) -> None:
+        """Ignores SIGTERM, and has no end."""
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                continue
+
+    @task
+    def flood(self, seconds: float) -> int:
+        """Writes to stdout as fast as it can; returns how many bytes."""
+        line, written, over_at = "x" * 999 + "\n", 0, time.monotonic() + seconds
+        while time.monotonic() < over_at:
+            sys.stdout.write(line)
+            written += len(line)
+        return written
 
     @task
     async def hang_up(self) -> int:
@@ -86,9 +100,8 @@ class Lab(Agent):
         return closed
 
     @task
-    def eat(self, path: str) -> int:
+    def eat(self) -> int:
         """Takes memory until it is stopped."""
-        Path(path).write_text(str(os.getpid()))
         eaten: list[bytearray] = []
         while True:
             eaten.append(bytearray(os.urandom(1024) * 4096))

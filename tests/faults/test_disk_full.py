@@ -36,7 +36,8 @@ class Filler:
 
 @pytest.fixture
 def installation(small_disk: Path) -> Iterator[Installation]:
-    yield from held(small_disk / "data")
+    with held(small_disk / "data") as made:
+        yield made
 
 
 def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(

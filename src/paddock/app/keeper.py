@@ -300,6 +300,7 @@ class Keeper:
         watched = Watched(running)
         self.say(f"stopping {role.name} (pid {running.pid}){role.stopping and f': {role.stopping}'}")
         send(running.pid, running.start_ticks, signal.SIGTERM)
+        send(running.pid, running.start_ticks, signal.SIGCONT)  # one that was stopped would never see it
         begin = time.monotonic()
         while not await _within(watched.woken, min(5.0, role.stop_s_max)):
             waited_s = time.monotonic() - begin

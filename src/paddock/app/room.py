@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from paddock.app.data import DataDir
+if TYPE_CHECKING:
+    from paddock.app.data import DataDir
 
 FULL_BYTES = 4 * 1024 * 1024
 """With less than this free, what must be on disk cannot be promised any more."""
