@@ -58,7 +58,7 @@ class Lab(Agent):
         """Starts children: one in its group, one in a session of its own; both ignore SIGTERM."""
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(86397)"
         children = [
-            subprocess.Popen([sys.executable, "-c", code], start_new_session=apart).pid  # noqa: ASYNC220
+            subprocess.Popen([sys.executable, "-c", code], start_new_session=apart).pid  # noqa: ASYNC220 - a test's agent
             for apart in (False, True)
         ]
         Path(path).write_text(" ".join(map(str, children)))

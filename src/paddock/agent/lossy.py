@@ -27,7 +27,7 @@ def install() -> None:
     """Let sys.stdout and sys.stderr of this process lose what they cannot write."""
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
-        if isinstance(old, io.TextIOWrapper) and isinstance(old.buffer, io.BufferedWriter):
+        if isinstance(old, io.TextIOWrapper) and isinstance(old.buffer, (io.BufferedWriter, io.FileIO)):
             old.flush()
             raw = LossyFile(old.fileno(), "w", closefd=False)
             new = io.TextIOWrapper(
@@ -35,7 +35,6 @@ def install() -> None:
                 encoding=old.encoding,
                 errors=old.errors,
                 line_buffering=True,
-                write_through=False,
             )
             setattr(sys, name, new)
 
