@@ -127,6 +127,7 @@ async def test_a_pull_that_a_dead_agent_left_waiting_is_given_back_and_then_drop
     # As if it was killed while it waited: nobody but the node listens to the answer.
     inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
     handouts.waits(inbox)
+    await mill.fabric.flush()  # else the fabric may see the pull before anybody who listens
     ask = msgspec.json.encode({"batch": 1, "expires": int(LIMIT_S * 1e9)})
     agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
     await agent.flush()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from paddock.agent import lossy
 from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 
@@ -78,7 +79,8 @@ class NodeLink:
 
     def beat(self) -> None:
         done, failed = self.counters()
-        self._send({"op": "beat", "done": done, "failed": failed})
+        lost = lossy.lost()
+        self._send({"op": "beat", "done": done, "failed": failed} | ({"lost": lost} if lost else {}))
 
     async def beats(self, every_s: float) -> None:
         """For ever, from the event loop: a loop that is blocked does not beat."""

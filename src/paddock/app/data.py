@@ -28,6 +28,7 @@ import msgspec
 
 from paddock.app.process import is_alive, start_ticks
 from paddock.fabric.files import sync_folder
+from paddock.app.room import no_room
 from paddock.model.errors import DataDirError
 
 FORMAT = 1
@@ -308,7 +309,9 @@ def _read_card(card: Path) -> str:
 
 
 def _probe(folder: Path) -> None:
-    """Write a byte now, so that a full or read-only disk is told before anything starts."""
+    """Look for room and write a byte now, so that a full or read-only disk is told before anything starts."""
+    if no_room(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")
         file.flush()

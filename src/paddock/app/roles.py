@@ -24,7 +24,9 @@ from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
 from paddock.app.room import no_room
 from paddock.control.server import ControlServer
+from paddock.control.status import nothing_broken
 from paddock.fabric import subjects
+from paddock.fabric.broken import Watcher
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
 from paddock.model.errors import PaddockError
@@ -85,6 +87,18 @@ async def fabric_unwell(data: DataDir) -> str:
     return ""
 
 
+async def fabric_broken(data: DataDir) -> str:
+    """Which streams of the fabric take no more writes until it is started anew, or empty."""
+    try:
+        watcher = await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"))
+    except PaddockError:
+        return ""  # `fabric_unwell` tells of that
+    try:
+        return await watcher.broken()
+    finally:
+        await watcher.close()
+
+
 def run_server(data: DataDir, *, port: int) -> int:
     """The server role; returns its exit code."""
     with data.claim("server", url=f"http://127.0.0.1:{port}"):
@@ -118,7 +132,14 @@ async def _server(data: DataDir, port: int) -> None:
     url = os.environ.get(RECORD_URL) or f"sqlite:///{data.record_db}"
     record = await asyncio.to_thread(SqlRecord.open, url)
     fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=True)
-    control = ControlServer(fabric, record, SystemClock(), no_room=partial(no_room, data.path))
+    watcher = await _watcher(data)
+    control = ControlServer(
+        fabric,
+        record,
+        SystemClock(),
+        no_room=partial(no_room, data.path),
+        broken=watcher.broken if watcher is not None else nothing_broken,
+    )
     try:
         await fabric.ensure(*subjects.STREAMS)
         await control.start()
@@ -130,8 +151,17 @@ async def _server(data: DataDir, port: int) -> None:
             failing.cancel()
     finally:
         await control.stop()
+        if watcher is not None:
+            await watcher.close()
         await fabric.close()
         record.close()
+
+
+async def _watcher(data: DataDir) -> Watcher | None:
+    """A fabric of the user's own does not know who we would ask as."""
+    if os.environ.get(NATS_URL):
+        return None
+    return await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"), wait=True)
 
 
 async def _stop_when_failed(control: ControlServer, stopping: asyncio.Event) -> None:

@@ -153,9 +153,8 @@ class Recorder:
             newest = started(recorded, newest.agent or "", newest.attempts, newest.started_at or 0.0)
         return self.with_progress(newest) if newest is not None else None
 
-    async def forgotten(self, task_id: str) -> bool:
-        """Forget what is kept no longer, now, up to this task; True when the record does not know it any more."""
-        now = self._clock.now()
+    async def forgotten(self, task_id: str, now: float) -> bool:
+        """Forget what is kept no longer, up to this task; True when the record does not know it any more."""
         for _ in range(FORGET_ROUNDS_MAX):
             if await self._archive.read(lambda: self._archive.record.task(task_id)) is None:
                 return True

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,7 +29,8 @@ from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
 from paddock.control.restore import Restore
 from paddock.control.service import FleetView, TaskRequest
-from paddock.control.status import Status
+from paddock.control.status import Status, nothing_broken
+from paddock.control.steady import Steady
 from paddock.control.tasks import Parts, Tasks
 from paddock.control.views import nearest
 from paddock.decide.route import choose_fleet
@@ -55,9 +56,16 @@ class ControlServer:
     """Implements `paddock.control.service.Control`. The fabric and the record stay the caller's: it closes them."""
 
     def __init__(
-        self, fabric: Fabric, record: Record, clock: Clock, *, no_room: Callable[[], str] = lambda: ""
+        self,
+        fabric: Fabric,
+        record: Record,
+        clock: Clock,
+        *,
+        no_room: Callable[[], str] = lambda: "",
+        broken: Callable[[], Awaitable[str]] = nothing_broken,
     ) -> None:
-        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task."""
+        """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `broken`:
+        which streams of the fabric take no more writes, or empty."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -72,12 +80,13 @@ class ControlServer:
         self._restore = Restore(fabric, clock, self._mirror, self._nodes, self._events, self._fleets)
         self._apply = Apply(fabric, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
         self._later = Later(fabric, clock, self._mirror)
+        steady = Steady(clock)
         door = Door(self._mirror, self._choose)
-        self._tasks = Tasks(Parts(fabric, clock, self._mirror, self._recorder, self._later, door))
+        self._tasks = Tasks(Parts(fabric, clock, steady, self._mirror, self._recorder, self._later, door))
         self._crons = Crons(fabric, clock, self._mirror, self._recorder)
-        lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
-        self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
-        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
+        lost = Lost(fabric, steady, self._mirror, self._archive, self._recorder)
+        self._janitor = Janitor(self._archive, steady, self._mirror, self._recorder, lost)
+        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken)
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -210,7 +219,12 @@ class ControlServer:
     async def submit(self, request: TaskRequest, *, by: str = "") -> TaskView:
         if why := self._no_room():
             raise Unavailable(why)
-        return await self._tasks.submit(request, by=by)
+        try:
+            return await self._tasks.submit(request, by=by)
+        except TimedOut as error:
+            if broken := await self._status.broken():
+                raise Unavailable(f"the fabric did not take the task: {broken}; it is being started anew") from error
+            raise
 
     async def task(self, task_id: str) -> TaskView:
         return await self._tasks.task(task_id)

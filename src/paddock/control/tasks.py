@@ -41,6 +41,8 @@ class Parts(msgspec.Struct, frozen=True):
 
     fabric: Fabric
     clock: Clock
+    steady: Clock
+    """By which a key is free again."""
     mirror: Mirror
     recorder: Recorder
     later: Later
@@ -54,7 +56,7 @@ def _new_id() -> str:
 class Tasks:
     def __init__(self, parts: Parts, *, new_id: Callable[[], str] = _new_id) -> None:
         self._fabric = parts.fabric
-        self._clock = parts.clock
+        self._clock, self._steady = parts.clock, parts.steady
         self._mirror = parts.mirror
         self._recorder = parts.recorder
         self._later = parts.later
@@ -80,13 +82,14 @@ class Tasks:
             view = await self._recorder.view(task.id)
         except Unavailable:
             view = None  # the fabric keeps results at least as long as they may be asked for
-        if view is not None and view.kept_until is not None and view.kept_until <= self._clock.now():
-            view = None if await self._recorder.forgotten(task.id) else view
+        now = self._steady.now()
+        if view is not None and view.kept_until is not None and view.kept_until <= now:
+            view = None if await self._recorder.forgotten(task.id, now) else view
         if view is None:
             view = await self._in_fabric(task.fleet, task.id)
         if view is None:
             return None
-        if view.kept_until is not None and view.kept_until <= self._clock.now():
+        if view.kept_until is not None and view.kept_until <= now:
             # Its result is kept no longer, so the key is free again.
             await self._fabric.purge(subjects.RESULTS, subjects.result(task.fleet, task.id))
             return None

@@ -100,6 +100,22 @@ class Identities:
             ),
         }
 
+    def watcher(self) -> str:
+        """Creds of who may ask the server about its own health, and nothing else."""
+        user_seed = _new_seed(_USER)
+        claims = {
+            "type": "user",
+            "version": 2,
+            "pub": {"allow": ["$SYS.REQ.SERVER.PING.HEALTHZ"]},
+            "sub": {"allow": ["_INBOX.watcher.>"]},
+            "subs": -1,
+            "data": -1,
+            "payload": -1,
+        }
+        return _creds(
+            _token(self._seeds["system"], _public(user_seed), "watcher", claims, issued_at=int(time.time())), user_seed
+        )
+
     def minter(self, role: str) -> Minter:
         """What mints tokens of one role, and of no other."""
         return Minter(role, self._seeds[role], _public(self._seeds["account"]))
@@ -130,10 +146,7 @@ class Minter:
             "sub": {},
         }
         token = _token(self._seed, _public(user_seed), name, claims, issued_at=int(time.time()))
-        return (
-            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
-        )
+        return _creds(token, user_seed)
 
     def dump(self) -> dict[str, str]:
         """For the one process that mints with it; a secret."""
@@ -169,6 +182,13 @@ class Creds(msgspec.Struct, frozen=True):
         """The server's nonce, signed, as CONNECT wants it."""
         signature = nkeys.from_seed(self.seed.encode()).sign(nonce)
         return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+
+
+def _creds(token: str, user_seed: str) -> str:
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
+    )
 
 
 class _KeyFile(msgspec.Struct):

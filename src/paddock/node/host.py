@@ -12,6 +12,7 @@ import msgspec
 from paddock.agent.owner import Owner
 from paddock.node.deadlines import Deadlines
 from paddock.node.journal import Journal
+from paddock.node.leftovers import Leftovers
 from paddock.node.ports import Ports
 from paddock.node.publisher import Publisher
 from paddock.node.socket import Tokens
@@ -60,6 +61,7 @@ class Host:
     tokens: Tokens
     socket_path: str
     owner: Owner
+    leftovers: Leftovers
     starts: asyncio.Semaphore
     dice: Callable[[], float]
     changed: Callable[[Supervised], None]

@@ -31,6 +31,7 @@ from paddock.node.deadlines import Deadlines
 from paddock.node.fleets import Fleets
 from paddock.node.host import Host, NodeConfig
 from paddock.node.journal import Forgotten, Journal, Row, RowSet
+from paddock.node.leftovers import Leftovers
 from paddock.node.limits import Limiter
 from paddock.node.logs import Rotation
 from paddock.node.ports import Ports
@@ -109,6 +110,7 @@ class NodeService:
             tokens=Tokens(folder / "socket.key"),
             socket_path=self._socket.path,
             owner=self._owner,
+            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
             starts=asyncio.Semaphore(config.starts_max),
             dice=self._dice,
             changed=lambda agent: self.fleets.changed(agent),
@@ -163,6 +165,7 @@ class NodeService:
                     agent.unwant("its node stops")
                 if lives:
                     await asyncio.wait(lives)
+            await self._host.leftovers.settled()
             self.publisher.event("node.stopped", self.config.id, f"node {self.config.id} stopped with its agents")
             await self._last_words()
         for subscription in self._subscriptions:

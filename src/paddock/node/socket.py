@@ -51,6 +51,7 @@ class Line(msgspec.Struct, frozen=True):
     ready: bool = False
     done: int = 0
     failed: int = 0
+    lost: int = 0
     task: str = ""
     ack: str = ""
     inbox: str = ""
@@ -64,7 +65,7 @@ class Listener(Protocol):
     """The agent behind a line."""
 
     def said_ready(self) -> None: ...
-    def said_beat(self, done: int, failed: int) -> None: ...
+    def said_beat(self, done: int, failed: int, lost: int) -> None: ...
     def said_hold(self, task: str, ack: str) -> None: ...
     def said_drop(self, task: str) -> None: ...
     def said_wait(self, inbox: str) -> None: ...
@@ -160,7 +161,7 @@ class Link(asyncio.Protocol):
         if listener is None:
             self._greet(line)
         elif line.op == "beat":
-            listener.said_beat(line.done, line.failed)
+            listener.said_beat(line.done, line.failed, line.lost)
         elif line.op == "hold":
             listener.said_hold(line.task, line.ack)
         elif line.op == "drop":

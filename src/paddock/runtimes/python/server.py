@@ -24,7 +24,7 @@ import msgspec
 
 from paddock.model.errors import PaddockError
 from paddock.model.fleet import FleetSpec
-from paddock.runtimes import starts
+from paddock.runtimes import proc, starts
 from paddock.runtimes.python.load import last_line, load
 from paddock.runtimes.python.wire import RUN_ENV, RUNNER, Fork, Report, Setup, frames, line
 
@@ -150,6 +150,7 @@ class Server:
     def _become(self, fork: Fork, spec: FleetSpec) -> None:
         """Make the copy of the server an agent: session, signals, files, folder, environment."""
         os.setsid()
+        proc.offer_to_oom_killer()
         os.umask(0o077)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
