@@ -22,6 +22,8 @@ from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 
 LINE_BYTES_MAX = 1_000_000
+ANSWER_S_MAX = 2.0
+"""A node that is there and does not answer a question this long stands still; work does not wait for it."""
 
 
 class Orders(Protocol):
@@ -35,6 +37,7 @@ class Orders(Protocol):
 class Line(msgspec.Struct):
     op: str
     task: str = ""
+    by: str = ""
     why: str = ""
 
 
@@ -46,6 +49,7 @@ class NodeLink:
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
         self._waits: dict[str, None] = {}
+        self._asked: dict[str, asyncio.Future[str]] = {}
         self._ready = False
         self._socket: socket.socket | None = None
         self._refused = False
@@ -59,6 +63,23 @@ class NodeLink:
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
             self._send({"op": "drop", "task": task_id})
+
+    async def holder(self, task_id: str, patience_s: float) -> str:
+        """Which other agent of this node has held the task for longer than this one; empty: none. Empty also when the
+        node does not answer: `ANSWER_S_MAX` are given to one that is there, `patience_s` to one that is away."""
+        wait_s = max(patience_s, ANSWER_S_MAX if self._socket is not None else 0.0)
+        if not self._path or self._refused or wait_s <= 0:
+            return ""
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._asked[task_id] = answer
+        self._send({"op": "holder", "task": task_id})
+        try:
+            async with asyncio.timeout(wait_s):
+                return await answer
+        except TimeoutError:
+            return ""
+        finally:
+            del self._asked[task_id]
 
     def wait(self, inbox: str) -> None:
         """Work may come to this reply subject; the node listens there too."""
@@ -136,6 +157,8 @@ class NodeLink:
                 self._send({"op": "hold", "task": task, "ack": ack})
         if self._ready and not ready:
             self._send({"op": "ready"})
+        for task in self._asked:
+            self._send({"op": "holder", "task": task})
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -154,6 +177,9 @@ class NodeLink:
             orders.drain()
         elif line.op == "cancel":
             orders.cancel(line.task)
+        elif line.op == "holder":
+            if (answer := self._asked.get(line.task)) is not None and not answer.done():
+                answer.set_result(line.by)
         elif line.op == "refused":
             self._refused = True
             orders.refused(line.why)

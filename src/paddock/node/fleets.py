@@ -7,6 +7,7 @@ placement ──names──> agents made, unwanted ones stopped
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -15,6 +16,7 @@ from paddock.model.agent import AgentState
 from paddock.model.fleet import FleetSpec, Placement
 from paddock.node.host import Host
 from paddock.node.journal import Forgotten, Placed, RowSet, Table, Unplaced
+from paddock.node.running import Incarnation
 from paddock.node.supervisor import Supervised
 
 log = structlog.get_logger(__name__)
@@ -115,6 +117,17 @@ class Fleets:
             here.renewing.discard(agent.name)
             here.outdated.pop(agent.name, None)
             self._roll(here)
+
+    def holder(self, agent: Incarnation, task: str) -> str:
+        """The agent of the same fleet that holds this task and was handed it before `agent`; empty: none."""
+        own = agent.holds.get(task)
+        own_at = own.since if own is not None else math.inf
+        here = self.fleets.get(agent.running.name)
+        for other in here.agents.values() if here is not None else ():
+            hold = other.holds.get(task)
+            if hold is not None and other is not agent and (hold.since, other.id) < (own_at, agent.id):
+                return other.id
+        return ""
 
     def left(self, agent: Supervised) -> None:
         """It has ended and is wanted no more."""

@@ -22,6 +22,7 @@ from paddock.ports.runtime import Runtime
 if TYPE_CHECKING:
     from paddock.node.limits import Limiter
     from paddock.node.probes import Prober
+    from paddock.node.running import Incarnation
     from paddock.node.supervisor import Supervised
 
 Mint = Callable[[str, str], str]
@@ -62,6 +63,8 @@ class Host:
     owner: Owner
     starts: asyncio.Semaphore
     dice: Callable[[], float]
+    holder: Callable[[Incarnation, str], str]
+    """(who asks, task) → another agent of its fleet that has held this task for longer, or nothing."""
     changed: Callable[[Supervised], None]
     """An agent's state changed."""
     left: Callable[[Supervised], None]

@@ -110,6 +110,7 @@ class NodeService:
             owner=self._owner,
             starts=asyncio.Semaphore(config.starts_max),
             dice=self._dice,
+            holder=lambda agent, task: self.fleets.holder(agent, task),
             changed=lambda agent: self.fleets.changed(agent),
             left=self._left,
         )
