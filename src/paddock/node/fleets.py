@@ -8,10 +8,12 @@ placement ──names──> agents made, unwanted ones stopped
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import structlog
 
+from paddock.decide.blame import Death, to_blame
 from paddock.model.agent import AgentState
 from paddock.model.fleet import FleetSpec, Placement
 from paddock.node.host import Host
@@ -22,6 +24,8 @@ from paddock.node.supervisor import Supervised
 log = structlog.get_logger(__name__)
 
 SHARE = 0.25
+DEATHS_MAX = 200
+"""So many deaths of a fleet are remembered to find out which tasks are to blame."""
 RUNS = (AgentState.STARTING, AgentState.READY, AgentState.DEGRADED)
 
 
@@ -34,6 +38,8 @@ class FleetHere:
         self.outdated: dict[str, None] = {}
         """Running agents of an older version, in the order in which they will be replaced."""
         self.renewing: set[str] = set()
+        self.deaths: deque[Death] = deque(maxlen=DEATHS_MAX)
+        """Of agents that held tasks."""
 
     @property
     def spec(self) -> FleetSpec:
@@ -128,6 +134,15 @@ class Fleets:
             if hold is not None and other is not agent and (hold.since, other.id) < (own_at, agent.id):
                 return other.id
         return ""
+
+    def blamed(self, spec: FleetSpec, death: Death) -> frozenset[str]:
+        """Note a death; which tasks are to blame for deaths in this fleet."""
+        here = self.fleets.get(spec.name)
+        if here is None:
+            return frozenset()
+        if death.tasks:
+            here.deaths.append(death)
+        return to_blame(spec.restart, here.deaths, death.at)
 
     def left(self, agent: Supervised) -> None:
         """It has ended and is wanted no more."""

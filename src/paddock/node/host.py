@@ -20,6 +20,8 @@ from paddock.ports.fabric import Fabric
 from paddock.ports.runtime import Runtime
 
 if TYPE_CHECKING:
+    from paddock.decide.blame import Death
+    from paddock.model.fleet import FleetSpec
     from paddock.node.limits import Limiter
     from paddock.node.probes import Prober
     from paddock.node.running import Incarnation
@@ -65,6 +67,8 @@ class Host:
     dice: Callable[[], float]
     holder: Callable[[Incarnation, str], str]
     """(who asks, task) → another agent of its fleet that has held this task for longer, or nothing."""
+    blamed: Callable[[FleetSpec, Death], frozenset[str]]
+    """Notes a death in a fleet; the tasks that are to blame for deaths there."""
     changed: Callable[[Supervised], None]
     """An agent's state changed."""
     left: Callable[[Supervised], None]
