@@ -17,11 +17,20 @@ import pytest
 
 from .rig import Rig
 
+HERE = Path(__file__).parent
 Size = Callable[[str, int, int], int]
 
 
 def is_long() -> bool:
     return os.environ.get("PADDOCK_TORTURE") == "long"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One at a time, for each wants a machine to itself; with a limit that a busy one keeps, the long forms with none."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(0 if is_long() else 300))
+            item.add_marker(pytest.mark.xdist_group("torture"))
 
 
 @pytest.fixture

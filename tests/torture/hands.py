@@ -51,6 +51,11 @@ class Hand(Agent):
             time.sleep(600)  # noqa: ASYNC251 - that is the point
         return "well"
 
+    @task
+    async def tell(self, line: str, effects: str) -> None:
+        """Everybody is to leave this line."""
+        self.publish("torture.news", {"line": line, "effects": effects})
+
     @on("torture.news")
     async def heard(self, message: Message) -> None:
         leave(message.value["effects"], f"{message.value['line']}-{self.id}", self.epoch)

@@ -52,10 +52,11 @@ def recorded(rig: Rig) -> dict[str, Outcome]:
     return found
 
 
-def effects(rig: Rig) -> dict[str, list[tuple[int, int]]]:
+def effects(rig: Rig, name: str = "effects") -> dict[str, list[tuple[int, int]]]:
     """Line → (epoch, pid) of every run."""
     found: dict[str, list[tuple[int, int]]] = {}
-    for text in Path(rig.path("effects")).read_text().splitlines():
+    path = Path(rig.path(name))
+    for text in path.read_text().splitlines() if path.exists() else ():
         line, epoch, pid = text.split()
         found.setdefault(line, []).append((int(epoch), int(pid)))
     return found

@@ -75,6 +75,12 @@ class Rig:
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
+    def count(self, name: str, line: str = "") -> int:
+        """How often a task with this line (or any) ran, by its lines in a file."""
+        path = Path(self.path(name))
+        texts = path.read_text().splitlines() if path.exists() else []
+        return sum(not line or text.startswith(f"{line} ") for text in texts)
+
     # --- who runs
 
     def pid(self, role: str) -> int:

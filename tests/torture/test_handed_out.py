@@ -29,7 +29,9 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
             name = "+".join(victims).replace(" ", "-")
             args = {"line": name, "effects": rig.path("effects"), "gate": rig.path(name)}
             running = asyncio.ensure_future(client.run("hand", "wait", args))
-            await asyncio.to_thread(until, lambda name=name: _ran(rig, name) == 1, what="the task runs", every_s=0.002)
+            await asyncio.to_thread(
+                until, lambda name=name: rig.count("effects", name) == 1, what="the task runs", every_s=0.002
+            )
             dead = {kind: rig.kill(kind) for kind in victims}
             await asyncio.to_thread(rig.back, dead)
             Path(args["gate"]).touch()
@@ -37,7 +39,7 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
             after = await asyncio.to_thread(rig.well, 3)
             assert after == before, name
             assert done["pid"] in before.values(), name
-            assert _ran(rig, name) == 1, name
+            assert rig.count("effects", name) == 1, name
             assert all(agent["restarts"] == 0 for agent in rig.agents().values()), name
             say(f"  killed {name}: no agent restarted, the task ended once by the process that had it")
         # And everybody still takes work that is for them alone.
@@ -48,10 +50,3 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
             assert done["pid"] == pid
     finally:
         await client.close()
-
-
-def _ran(rig: Rig, line: str) -> int:
-    try:
-        return sum(words.startswith(f"{line} ") for words in Path(rig.path("effects")).read_text().splitlines())
-    except FileNotFoundError:
-        return 0
