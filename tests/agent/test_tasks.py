@@ -408,6 +408,15 @@ async def test_a_task_whose_first_agent_died_meanwhile_is_done_by_the_second(wor
     assert (await world.result(task)).result == 2
 
 
+async def test_deaths_that_the_fabric_forgot_are_known_by_the_node(world: World) -> None:
+    await world.agent(Worker)
+    world.node.deaths |= {"t1": 1, "t2": 3}
+    once = await world.outcome("add", {"a": 1}, repeatable=False)
+    assert (once.state, once.attempts) == (TaskState.DEAD, 1)
+    poison = await world.outcome("add", {"a": 1})
+    assert (poison.state, poison.attempts) == (TaskState.DEAD, 3)
+
+
 async def test_a_task_in_hand_that_is_handed_out_again_runs_once(world: World) -> None:
     runner, _ = await world.agent(Counting, concurrency=2)
     task = await world.put("wait")

@@ -43,6 +43,7 @@ class Node:
         self.lines: list[dict[str, Any]] = []
         self.holders: dict[str, str] = {}
         """Task → who else holds it, should an agent ask."""
+        self.deaths: dict[str, int] = {}
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
@@ -75,6 +76,7 @@ class Node:
                 self.lines.append(said)
                 if said["op"] == "holder":
                     answer = {"op": "holder", "task": said["task"], "by": self.holders.get(said["task"], "")}
+                    answer |= {"deaths": self.deaths.get(said["task"], 0)}
                     writer.write(json.dumps(answer).encode() + b"\n")
         finally:
             writer.close()

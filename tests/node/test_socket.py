@@ -200,8 +200,9 @@ async def test_the_node_says_who_was_handed_a_task_first(world: World) -> None:
     first, second = node.fleets.agents["crew/0"], node.fleets.agents["crew/1"]
     first.said_hold("T", "$JS.ACK.first")
     second.said_hold("T", "$JS.ACK.second")
-    assert node.fleets.holder(second, "T") == "crew/0"
-    assert node.fleets.holder(first, "T") == ""
-    assert node.fleets.holder(second, "U") == ""
-    first.said_drop("T")
-    assert node.fleets.holder(second, "T") == ""
+    assert node.fleets.holder(second, "T") == ("crew/0", 0)
+    assert node.fleets.holder(first, "T") == ("", 0)
+    assert node.fleets.holder(second, "U") == ("", 0)
+    assert first.live is not None
+    first.live.kill()
+    await world.until(lambda: node.fleets.holder(second, "T") == ("", 1), "its death is known")

@@ -26,7 +26,7 @@ def is_long() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One at a time, for each wants a machine to itself; with a limit that a busy one keeps, the long forms with none."""
+    """One at a time, for each wants a machine to itself; the long forms without a limit."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(0 if is_long() else 300))

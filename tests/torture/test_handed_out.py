@@ -11,7 +11,7 @@ from paddock.agent.calls import TaskOptions
 from paddock.testing.wait import until
 
 from .conftest import Size
-from .rig import Rig, manifest
+from .rig import ROLES, Rig, manifest
 
 KINDS = ("server", "node", "fork server", "fabric", "keeper")
 SHORT = [("fork server",), ("keeper",), ("fabric",), ("node", "server"), ("node", "fork server"), KINDS]
@@ -42,6 +42,9 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
             assert rig.count("effects", name) == 1, name
             assert all(agent["restarts"] == 0 for agent in rig.agents().values()), name
             say(f"  killed {name}: no agent restarted, the task ended once by the process that had it")
+        keepers = {role: rig.pid(role) for role in ("keeper", *ROLES)}
+        await asyncio.to_thread(rig.up)  # over what lives: it attaches
+        assert keepers == {role: rig.pid(role) for role in keepers}
         # And everybody still takes work that is for them alone.
         for agent, pid in before.items():
             done = await client.run(

@@ -38,7 +38,16 @@ class Line(msgspec.Struct):
     op: str
     task: str = ""
     by: str = ""
+    deaths: int = 0
     why: str = ""
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What the node knows of a task: which other agent was handed it before and still holds it (empty: none), and how
+    many agents died while they held it."""
+
+    by: str = ""
+    deaths: int = 0
 
 
 class NodeLink:
@@ -49,7 +58,7 @@ class NodeLink:
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
         self._waits: dict[str, None] = {}
-        self._asked: dict[str, asyncio.Future[str]] = {}
+        self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
         self._socket: socket.socket | None = None
         self._refused = False
@@ -64,20 +73,20 @@ class NodeLink:
         if self._holds.pop(task_id, None) is not None:
             self._send({"op": "drop", "task": task_id})
 
-    async def holder(self, task_id: str, patience_s: float) -> str:
-        """Which other agent of this node has held the task for longer than this one; empty: none. Empty also when the
-        node does not answer: `ANSWER_S_MAX` are given to one that is there, `patience_s` to one that is away."""
+    async def holder(self, task_id: str, patience_s: float) -> Holder:
+        """Who else is, or was, at this task. Nobody when the node does not answer: `ANSWER_S_MAX` are given to one that
+        is there, `patience_s` to one that is away."""
         wait_s = max(patience_s, ANSWER_S_MAX if self._socket is not None else 0.0)
         if not self._path or self._refused or wait_s <= 0:
-            return ""
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            return Holder()
+        answer: asyncio.Future[Holder] = asyncio.get_running_loop().create_future()
         self._asked[task_id] = answer
         self._send({"op": "holder", "task": task_id})
         try:
             async with asyncio.timeout(wait_s):
                 return await answer
         except TimeoutError:
-            return ""
+            return Holder()
         finally:
             del self._asked[task_id]
 
@@ -179,7 +188,7 @@ class NodeLink:
             orders.cancel(line.task)
         elif line.op == "holder":
             if (answer := self._asked.get(line.task)) is not None and not answer.done():
-                answer.set_result(line.by)
+                answer.set_result(Holder(line.by, line.deaths))
         elif line.op == "refused":
             self._refused = True
             orders.refused(line.why)

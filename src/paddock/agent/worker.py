@@ -45,6 +45,8 @@ class Held:
         self.call: Call | None = None
         self.cancelled = False
         self.put_back = False
+        self.deaths = 0
+        """How many agents of this node died while they held it, as far as that was asked."""
         self.settled = False
         """Stored and acknowledged, or put back; only an overrun of its code may still keep the slot."""
 
@@ -153,11 +155,12 @@ class Worker:
         told = False
         while self._may_be_second(held) and not held.stopped:
             patience_s = self._connected + RETURN_S - self._context.clock.monotonic()
-            by = await self.link.holder(held.task.id, patience_s)
-            if not by:
+            holder = await self.link.holder(held.task.id, patience_s)
+            held.deaths = holder.deaths
+            if not holder.by:
                 return
             if not told:
-                self._context.log.warning("a task was handed out twice: waiting for the first", id=held.task.id, by=by)
+                self._context.log.warning("handed out twice: waiting for the first", id=held.task.id, by=holder.by)
             told = True
             await self._context.clock.sleep(LOOK_S)
 
@@ -176,7 +179,8 @@ class Worker:
             return
         method = self._caller.methods.get(task.method)
         retries = method.mark.retries if method is not None else 0
-        start = before_run(task, delivered=delivery.delivered, retries=retries)
+        delivered = max(delivery.delivered, held.deaths + 1 - task.attempts_before)  # the fabric may have forgotten
+        start = before_run(task, delivered=delivered, retries=retries)
         if start.give_up:
             failure = TaskFailure(code="gave-up", message=start.give_up)
             await self._store(held, self._result(held, TaskState.DEAD, start.attempts - 1, error=failure))

@@ -124,16 +124,20 @@ class Fleets:
             here.outdated.pop(agent.name, None)
             self._roll(here)
 
-    def holder(self, agent: Incarnation, task: str) -> str:
-        """The agent of the same fleet that holds this task and was handed it before `agent`; empty: none."""
+    def holder(self, agent: Incarnation, task: str) -> tuple[str, int]:
+        """The agent of the same fleet that holds this task and was handed it before `agent` (empty: none), and how many
+        died with it."""
+        here = self.fleets.get(agent.running.name)
+        if here is None:
+            return "", 0
         own = agent.holds.get(task)
         own_at = own.since if own is not None else math.inf
-        here = self.fleets.get(agent.running.name)
-        for other in here.agents.values() if here is not None else ():
+        deaths = sum(task in death.tasks for death in here.deaths)
+        for other in here.agents.values():
             hold = other.holds.get(task)
             if hold is not None and other is not agent and (hold.since, other.id) < (own_at, agent.id):
-                return other.id
-        return ""
+                return other.id, deaths
+        return "", deaths
 
     def blamed(self, spec: FleetSpec, death: Death) -> frozenset[str]:
         """Note a death; which tasks are to blame for deaths in this fleet."""

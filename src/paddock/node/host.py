@@ -65,8 +65,9 @@ class Host:
     owner: Owner
     starts: asyncio.Semaphore
     dice: Callable[[], float]
-    holder: Callable[[Incarnation, str], str]
-    """(who asks, task) → another agent of its fleet that has held this task for longer, or nothing."""
+    holder: Callable[[Incarnation, str], tuple[str, int]]
+    """(who asks, task) → another agent of its fleet that has held this task for longer, or nothing; and how many
+    agents of the fleet died while they held it."""
     blamed: Callable[[FleetSpec, Death], frozenset[str]]
     """Notes a death in a fleet; the tasks that are to blame for deaths there."""
     changed: Callable[[Supervised], None]

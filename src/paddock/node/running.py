@@ -122,7 +122,8 @@ class Incarnation:
     def asked_holder(self, task: str) -> None:
         """It was handed a task that another agent may be at already."""
         if self.link is not None:
-            self.link.send(op="holder", task=task, by=self.host.holder(self, task))
+            by, deaths = self.host.holder(self, task)
+            self.link.send(op="holder", task=task, by=by, deaths=deaths)
 
     def said_wait(self, inbox: str) -> None:
         if self.handouts is not None:
