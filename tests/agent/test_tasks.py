@@ -417,6 +417,24 @@ async def test_deaths_that_the_fabric_forgot_are_known_by_the_node(world: World)
     assert (poison.state, poison.attempts) == (TaskState.DEAD, 3)
 
 
+async def test_what_two_agents_died_of_runs_with_nothing_else_in_hand(world: World) -> None:
+    runner, _ = await world.agent(Counting, concurrency=3)
+    worker = runner._worker
+    world.node.deaths["t2"] = 2
+    first = await world.put("wait")
+    await until(lambda: len(world.node.ops("hold")) == 1, "the first is held")
+    suspect = await world.put("wait")
+    await until(lambda: worker._alone, "the suspect waits")
+    third = await world.put("wait")
+    assert worker.free == 0
+    assert await world.queued() == 3
+    Counting.gate.set()
+    for each in (first, suspect, third):
+        assert (await world.result(each)).state is TaskState.DONE
+    await until(lambda: worker.free == 3, "all is free again")
+    assert [line["task"] for line in world.node.ops("hold")] == ["t1", "t2", "t3"]
+
+
 async def test_a_task_in_hand_that_is_handed_out_again_runs_once(world: World) -> None:
     runner, _ = await world.agent(Counting, concurrency=2)
     task = await world.put("wait")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.decide.blame import TASKS_MAX, Death, counting, to_blame
+from paddock.decide.blame import PARDONS_MAX, Death, counting, to_blame
 from paddock.model.fleet import Restart
 
 POLICY = Restart(window_s=60)
@@ -27,10 +27,15 @@ def test_deaths_long_ago_blame_nobody() -> None:
     assert to_blame(POLICY, [death(1, "T"), death(100, "T")], 100) == frozenset()
 
 
-def test_when_many_tasks_seem_to_be_to_blame_it_is_the_agents() -> None:
-    few = [death(1, str(number)) for number in range(TASKS_MAX)] * 2
-    assert len(to_blame(POLICY, few, 1)) == TASKS_MAX
+def test_when_very_many_seem_to_be_to_blame_it_is_the_agents() -> None:
+    few = [death(1, str(number)) for number in range(PARDONS_MAX // 2)] * 2
+    assert len(to_blame(POLICY, few, 1)) == PARDONS_MAX // 2
     assert to_blame(POLICY, [*few, death(1, "one more"), death(1, "one more")], 1) == frozenset()
+
+
+def test_one_death_with_many_tasks_in_hand_is_one_death() -> None:
+    many = tuple(str(number) for number in range(500))
+    assert len(to_blame(POLICY, [death(1, *many), death(2, *many)], 2)) == len(many)
 
 
 def test_a_row_of_deaths_begins_with_the_last_stable_life() -> None:

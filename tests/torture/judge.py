@@ -83,13 +83,29 @@ async def judge(rig: Rig, storm: Storm, fabric: NatsFabric) -> dict[str, str]:
             assert (held.result["epoch"], held.result["pid"]) in ran[line], f"{line} is done by who never ran it"
     expected = {task: outcome(result) for task, result in stream.items()}
     assert await same_record(rig, expected) == storm.tasks
-    depth = await soon(lambda: _empty(fabric), what="the queue is empty", limit_s=30)
-    return {**figures(storm, by_line, ran), "left in the queue": depth}
+    await _until_empty(fabric)
+    return {**figures(storm, by_line, ran), "left in the queue": "0"}
 
 
-async def _empty(fabric: NatsFabric) -> str:
-    depth = await fabric.depth(subjects.work_stream("hand"))
-    return "0" if depth.messages == 0 else ""
+async def _until_empty(fabric: NatsFabric) -> None:
+    """What was ended by another, or submitted again after its end, is taken out when it is handed out."""
+    left: list[str] = []
+
+    async def empty() -> bool:
+        left[:] = await left_over(fabric)
+        return not left
+
+    try:
+        await soon(empty, what="the queue is empty", limit_s=30, every_s=0.2)
+    except AssertionError:
+        raise AssertionError(f"left in the queue: {left}") from None
+
+
+async def left_over(fabric: NatsFabric) -> list[str]:
+    """What the queue still holds; each has a result, or it would not be the end."""
+    held = await fabric.read(subjects.work_stream("hand"))
+    reply = await fabric.request(f"$JS.API.CONSUMER.LIST.{subjects.work_stream('hand')}") if held else None
+    return [f"{one.subject} {one.headers}" for one in held] + ([reply.data.decode()] if reply is not None else [])
 
 
 async def same_record(rig: Rig, expected: dict[str, Outcome]) -> int:

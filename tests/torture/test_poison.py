@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from paddock.agent import TaskError
 from paddock.agent.calls import TaskOptions
 from paddock.agent.client import Client
@@ -19,8 +21,11 @@ POISONS, OTHERS = 12, 150
 LIMIT_S = 60.0
 
 
-async def test_poison_ends_in_the_dead_letters_while_others_are_served(rigs: Callable[[str], Rig]) -> None:
-    rig = rigs(manifest(hand={"replicas": 2, **USUAL}))
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_poison_ends_in_the_dead_letters_while_others_are_served(
+    rigs: Callable[[str], Rig], concurrency: int
+) -> None:
+    rig = rigs(manifest(hand={"replicas": 2, "concurrency": concurrency, **USUAL}))
     await asyncio.to_thread(rig.well, 2)
     client = await rig.client()
     try:
@@ -31,7 +36,9 @@ async def test_poison_ends_in_the_dead_letters_while_others_are_served(rigs: Cal
         assert len(await asyncio.wait_for(asyncio.gather(*others), LIMIT_S)) == OTHERS
         await asyncio.to_thread(rig.well, 2)  # ready, both: none is quarantined
         ran = judge.effects(rig)
-        assert {len(ran[f"poison-{number}"]) for number in range(POISONS)} == {3}
+        times = {len(ran[f"poison-{number}"]) for number in range(POISONS)}
+        # What is in hand when something else kills is not always begun; alone each is tried once at least.
+        assert times == {3} if concurrency == 1 else times <= {1, 2, 3}
     finally:
         await client.close()
 
@@ -59,5 +66,5 @@ async def _poisoned(client: Client, rig: Rig, number: int) -> str:
 
 
 async def _served(client: Client, rig: Rig, number: int) -> Any:
-    args = {"line": f"other-{number}", "effects": rig.path("effects"), "ms": 5}
+    args = {"line": f"other-{number}", "effects": rig.path("effects"), "ms": 50}
     return await client.run("hand", "work", args)

@@ -1,7 +1,7 @@
 """The tasks that an agent holds: from the hand-out to the acknowledgement.
 
-handed out ──> held (the node knows) ──> somebody else at it? ──> ended before? ──yes──> acked
-                                     └──> judged ──give up──┐
+handed out ──> somebody else at it? ──> held (the node knows) ──> ended before? ──yes──> acked
+                                                              └──> judged ──give up──┐
                                              └──> runs ─────┴──> result stored ──> notified ──> acked ──> dropped
                                                     ├──> again: put back with a delay ───────────────────> dropped
                                                     └──> the agent stops: put back ──────────────────────> dropped
@@ -19,7 +19,7 @@ from paddock.agent.call import Call, Caller, Outcome
 from paddock.agent.context import Context
 from paddock.agent.nodelink import NodeLink
 from paddock.agent.owner import Owner
-from paddock.decide.attempt import after_error, before_run
+from paddock.decide.attempt import DEATHS_MIN, after_error, before_run
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, PaddockError, Unavailable
 from paddock.model.task import PAYLOAD_BYTES_MAX, Task, TaskFailure, TaskResult, TaskState
@@ -33,6 +33,7 @@ SKEW_S = 2.0
 """How far the clocks of who submits and of this host may be apart."""
 RETURN_S = 5.0
 """After the fabric came back the node may be on its way, too: so long a hand-out that may be a second one waits."""
+ALONE_LOOK_S = 0.02
 LOOK_S = 0.5
 """How often a second hand-out looks whether the first one is over."""
 
@@ -63,6 +64,8 @@ class Worker:
         self._slots = slots
         self._held: dict[int, Held] = {}
         """In the order of their hand-outs. Not by ack subject: a fabric that forgot one makes the same again."""
+        self._alone: list[Held] = []
+        """Those that run with nothing else in hand, or wait for that."""
         self._busy = 0
         self.done = self.failed = 0
         self._connected_at, self._connected = context.clock.now(), context.clock.monotonic()
@@ -72,7 +75,7 @@ class Worker:
 
     @property
     def free(self) -> int:
-        return self._slots - self._busy
+        return 0 if self._alone else self._slots - self._busy
 
     @property
     def unsettled(self) -> int:
@@ -112,10 +115,12 @@ class Worker:
         held = Held(delivery, self._decode(delivery), self._context.clock.now())
         self._held[id(held)] = held
         try:
+            # Not noted as held before its code may run: what only waits goes back uncounted should this process die.
             await self._first_here(held)
+            await self._first_on_node(held)
+            await self._nothing_beside(held)
             self.link.hold(held.task.id, delivery.ack)
             try:
-                await self._first_on_node(held)
                 await self._work(held)
             except Exception as error:  # our own bug; the task must not be lost with it
                 self._context.log.error("handling a task failed", id=held.task.id, error=repr(error))
@@ -128,6 +133,8 @@ class Worker:
                 await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot
         finally:
             del self._held[id(held)]
+            if held in self._alone:
+                self._alone.remove(held)
             self._busy -= 1
             self.changed()
 
@@ -163,6 +170,18 @@ class Worker:
                 self._context.log.warning("handed out twice: waiting for the first", id=held.task.id, by=holder.by)
             told = True
             await self._context.clock.sleep(LOOK_S)
+
+    async def _nothing_beside(self, held: Held) -> None:
+        """What was in hand at two deaths has its last chance with nothing else in hand: then nothing dies with it that
+        is not to blame, and it is not given up for what another task did."""
+        if held.deaths < DEATHS_MIN - 1:
+            return
+        self._alone.append(held)
+        while not held.stopped and (self._alone[0] is not held or any(self._beside(held))):
+            await self._context.clock.sleep(ALONE_LOOK_S)
+
+    def _beside(self, held: Held) -> Iterator[bool]:
+        return (not other.settled and other not in self._alone for other in self._held.values())
 
     def _may_be_second(self, held: Held) -> bool:
         """Not when it is younger than the connection: then the fabric has not been away since it was queued."""

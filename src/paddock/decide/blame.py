@@ -2,8 +2,9 @@
 
 A task that was in hand at two deaths is to blame for both, also for the first: such a death does not count against
 the agent, which comes back at once. So a few tasks that kill whoever touches them end in the dead letters (see
-`attempt.py`), and no agent is quarantined for them. But when many tasks seem to be to blame it is the agents, which
-die of whatever they do: then every death counts, the agents rest, and the queue is kept for when they are mended.
+`attempt.py`), and no agent is quarantined for them. But when very many deaths seem to be the fault of tasks it is the
+agents, which die of whatever they do: then every death counts, the agents rest, and the queue is kept for when they
+are mended.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import msgspec
 from paddock.model.fleet import Restart
 
 DEATHS_MIN = 2
-TASKS_MAX = 20
-"""More tasks to blame within the policy's window than this: it is the agents."""
+PARDONS_MAX = 60
+"""More deaths of a fleet than this, within the policy's window, are not the fault of tasks: it is the agents. (Each
+task to blame makes about three.)"""
 
 
 class Death(msgspec.Struct, frozen=True):
@@ -30,9 +32,10 @@ class Death(msgspec.Struct, frozen=True):
 
 def to_blame(policy: Restart, deaths: Iterable[Death], now: float) -> frozenset[str]:
     """The tasks that are to blame, by all deaths of a fleet."""
-    held = Counter(task for death in deaths if now - death.at <= policy.window_s for task in death.tasks)
+    recent = [death for death in deaths if now - death.at <= policy.window_s]
+    held = Counter(task for death in recent for task in death.tasks)
     found = frozenset(task for task, times in held.items() if times >= DEATHS_MIN)
-    return found if len(found) <= TASKS_MAX else frozenset()
+    return found if sum(not death.tasks.isdisjoint(found) for death in recent) <= PARDONS_MAX else frozenset()
 
 
 def counting(deaths: Sequence[Death], blamed: frozenset[str]) -> tuple[list[float], int]:
