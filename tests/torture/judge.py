@@ -96,7 +96,7 @@ async def _until_empty(fabric: NatsFabric) -> None:
         return not left
 
     try:
-        await soon(empty, what="the queue is empty", limit_s=30, every_s=0.2)
+        await soon(empty, what="the queue is empty", limit_s=60, every_s=0.2)
     except AssertionError:
         raise AssertionError(f"left in the queue: {left}") from None
 
