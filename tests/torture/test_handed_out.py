@@ -21,7 +21,7 @@ LONG = [*((kind,) for kind in KINDS), *combinations(KINDS, 2), KINDS]
 async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
     rigs: Callable[[str], Rig], size: Size, say: Callable[[str], None]
 ) -> None:
-    rig = rigs(manifest(hand={"replicas": 3}))
+    rig = rigs(manifest(hand={"replicas": 3, "ack_wait_s": 300}))
     before = rig.well(3)
     client = await rig.client()
     try:

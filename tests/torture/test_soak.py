@@ -21,7 +21,7 @@ from paddock.model.errors import PaddockError
 
 from .conftest import Size, is_long
 from .rig import ROLES, Rig, manifest
-from .test_broker import settled
+from .test_broker import same_again, settled
 
 AGENTS = 4
 LANES, PAUSE_S = 4, 0.05
@@ -64,7 +64,7 @@ async def test_nothing_grows_while_agents_die_under_steady_load(
                 await asyncio.to_thread(rig.well, AGENTS)
                 await settled(eye, AGENTS)
             _sampled(rig, samples, time.monotonic() - began)
-        after = await settled(eye, AGENTS)
+        after = await same_again(eye, before)
         tasks = rig.count("effects")
         say(f"\nsoak: {time.monotonic() - began:.0f} s, {tasks:,} tasks, {rig.kills['agent']} agents killed")
         for line in table(samples, seconds):
@@ -73,7 +73,6 @@ async def test_nothing_grows_while_agents_die_under_steady_load(
         for what in ("connections", "subscriptions", "consumers", "waiting"):
             first, last = getattr(before, what), getattr(after, what)
             say(f"  {what:<14} {sum(first.values())} → {sum(last.values())}")
-            assert first == last, what
         assert _files(rig) <= files + FILES_MORE_MAX
         judged(samples, seconds, tasks)
     finally:
