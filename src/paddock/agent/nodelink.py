@@ -23,6 +23,8 @@ from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 
 LINE_BYTES_MAX = 1_000_000
+ANSWER_S_MAX = 2.0
+"""A node that is there and does not answer a question this long stands still; work does not wait for it."""
 
 
 class Orders(Protocol):
@@ -36,7 +38,17 @@ class Orders(Protocol):
 class Line(msgspec.Struct):
     op: str
     task: str = ""
+    by: str = ""
+    deaths: int = 0
     why: str = ""
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What the node knows of a task: which other agent was handed it before and still holds it (empty: none), and how
+    many agents died while they held it."""
+
+    by: str = ""
+    deaths: int = 0
 
 
 class NodeLink:
@@ -47,6 +59,7 @@ class NodeLink:
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
         self._waits: dict[str, None] = {}
+        self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
         self._socket: socket.socket | None = None
         self._unsent: list[bytes] = []
@@ -61,6 +74,23 @@ class NodeLink:
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
             self._send({"op": "drop", "task": task_id})
+
+    async def holder(self, task_id: str, patience_s: float) -> Holder:
+        """Who else is, or was, at this task. Nobody when the node does not answer: `ANSWER_S_MAX` are given to one that
+        is there, `patience_s` to one that is away."""
+        wait_s = max(patience_s, ANSWER_S_MAX if self._socket is not None else 0.0)
+        if not self._path or self._refused or wait_s <= 0:
+            return Holder()
+        answer: asyncio.Future[Holder] = asyncio.get_running_loop().create_future()
+        self._asked[task_id] = answer
+        self._send({"op": "holder", "task": task_id})
+        try:
+            async with asyncio.timeout(wait_s):
+                return await answer
+        except TimeoutError:
+            return Holder()
+        finally:
+            del self._asked[task_id]
 
     def wait(self, inbox: str) -> None:
         """Work may come to this reply subject; the node listens there too."""
@@ -140,6 +170,8 @@ class NodeLink:
                 self._send({"op": "hold", "task": task, "ack": ack})
         if self._ready and not ready:
             self._send({"op": "ready"})
+        for task in self._asked:
+            self._send({"op": "holder", "task": task})
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -158,6 +190,9 @@ class NodeLink:
             orders.drain()
         elif line.op == "cancel":
             orders.cancel(line.task)
+        elif line.op == "holder":
+            if (answer := self._asked.get(line.task)) is not None and not answer.done():
+                answer.set_result(Holder(line.by, line.deaths))
         elif line.op == "refused":
             self._refused = True
             orders.refused(line.why)

@@ -158,15 +158,16 @@ def journal(data: DataDir) -> Say:
 
 
 def keeper(data: DataDir, *, port: int, durability: str, say: Say) -> Keeper:
-    """The keeper of this machine, whose words also go to log/keeper.log. A server that lives keeps its port."""
+    """The keeper of this machine, whose words also go to log/keeper.log. A server that lives keeps its port, also for
+    when it dies later."""
     write = journal(data)
 
     def say_both(text: str) -> None:
         write(text)
         say(text)
 
-    if data.running("server") is None:
-        port = choose_port(port)
+    server = data.running("server")
+    port = (urlsplit(server.url).port or port) if server is not None else choose_port(port)
     return Keeper(data, roles(data, port=port, durability=durability), say_both)
 
 

@@ -22,6 +22,7 @@ from paddock.control.fleets import Fleets
 from paddock.control.intake import Intake
 from paddock.control.janitor import Janitor
 from paddock.control.later import Later
+from paddock.control.leftovers import Leftovers
 from paddock.control.lost import Lost
 from paddock.control.mirror import Mirror
 from paddock.control.nodes import Nodes
@@ -86,6 +87,7 @@ class ControlServer:
         self._crons = Crons(fabric, clock, self._mirror, self._recorder)
         lost = Lost(fabric, steady, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, steady, self._mirror, self._recorder, lost)
+        self._leftovers = Leftovers(fabric, clock, self._mirror)
         self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken)
         self._owner: Owner | None = None
 
@@ -110,6 +112,7 @@ class ControlServer:
         self._later.start(owner)
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())
+        owner.loop("leftovers", self._leftovers.run())
         owner.loop("status", self._status.run())
 
     async def stop(self) -> None:

@@ -122,6 +122,12 @@ class Incarnation:
         if self.holds.pop(task, None) is not None:
             self.host.journal.note(Dropped(self.id, task))
 
+    def asked_holder(self, task: str) -> None:
+        """It was handed a task that another agent may be at already."""
+        if self.link is not None:
+            by, deaths = self.host.holder(self, task)
+            self.link.send(op="holder", task=task, by=by, deaths=deaths)
+
     def said_wait(self, inbox: str) -> None:
         if self.handouts is not None:
             self.handouts.waits(inbox)

@@ -113,6 +113,8 @@ class NodeService:
             leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
             starts=asyncio.Semaphore(config.starts_max),
             dice=self._dice,
+            holder=lambda agent, task: self.fleets.holder(agent, task),
+            blamed=lambda spec, death: self.fleets.blamed(spec, death),
             changed=lambda agent: self.fleets.changed(agent),
             left=self._left,
         )

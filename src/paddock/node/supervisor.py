@@ -22,7 +22,7 @@ from collections import deque
 
 import msgspec
 
-from paddock.decide import restart
+from paddock.decide import blame, restart
 from paddock.model.agent import AgentState, AgentStatus, Evidence, Exit
 from paddock.model.errors import PaddockError, TemplateBroken
 from paddock.model.fleet import FleetSpec
@@ -47,8 +47,7 @@ class Supervised(Incarnation):
         self.first_start = True
         """Of this agent since this node started."""
         self.paths = launching.Paths.of(host.config.folder, spec.name, name)
-        self._deaths: deque[float] = deque(maxlen=10_000)
-        self._streak = 0
+        self._deaths: deque[blame.Death] = deque(maxlen=10_000)
         self._go_at = 0.0
         self._rest_over_at = math.inf
         """Monotonic: a host's clock that is set neither ends a quarantine nor prolongs it."""
@@ -285,7 +284,7 @@ class Supervised(Incarnation):
             host.publisher.event("agent.stopped", self.id, f"{self.id} stopped: {self._order}", {"pid": pid})
         else:
             self.last_exit = evidence
-            self._died(exit, reason, now)
+            self._died(exit, reason, now, frozenset(holds))
             text = f"{self.id} (pid {pid}) died: {reason}"
             host.publisher.event("agent.died", self.id, text, msgspec.to_builtins(evidence))
         for task in holds:
@@ -293,21 +292,23 @@ class Supervised(Incarnation):
             host.publisher.event("task.returned", task, text, {"agent": self.id, "epoch": evidence.epoch})
         self._order = ""
 
-    def _died(self, exit: Exit, reason: str, now: float) -> None:
+    def _died(self, exit: Exit, reason: str, now: float, tasks: frozenset[str] = frozenset()) -> None:
         policy = self.spec.restart
         was_stable = self.ready_at is not None and now - self.ready_at >= policy.stable_s
         if self._blame and exit.clean:
             exit = Exit(code=1)  # it had to be stopped: that it then left politely does not make it a success
-        self._streak = 1 if was_stable else self._streak + 1
-        self._deaths.append(now)
+        death = blame.Death(now, tasks, was_stable)
+        self._deaths.append(death)
+        blamed = self.host.blamed(self.spec, death)
+        times, streak = blame.counting(self._deaths, blamed)
         decision = restart.after_death(
             policy,
-            self._deaths,
+            times,
             now,
-            was_stable=was_stable,
+            was_stable=was_stable or bool(tasks & blamed),
             exit=exit,
             dice=self.host.dice(),
-            streak=self._streak,
+            streak=streak,
         )
         if isinstance(decision, restart.Again):
             self._go_at = now + decision.delay_s
@@ -383,7 +384,7 @@ class Supervised(Incarnation):
     def _pardon(self) -> None:
         """Forget the deaths and every reason to wait."""
         self._deaths.clear()
-        self._streak, self._go_at = 0, 0.0
+        self._go_at = 0.0
         if self.row.rest:
             self._save(rest="", rest_until=0.0)
             self._set(AgentState.PENDING)
