@@ -124,10 +124,7 @@ class Minter:
             "sub": {},
         }
         token = _token(self._seed, _public(user_seed), name, claims, issued_at=int(time.time()))
-        return (
-            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
-        )
+        return _creds_text(token, user_seed)
 
     def dump(self) -> dict[str, str]:
         """For the one process that mints with it; a secret."""
@@ -163,6 +160,18 @@ class Creds(msgspec.Struct, frozen=True):
         """The server's nonce, signed, as CONNECT wants it."""
         signature = nkeys.from_seed(self.seed.encode()).sign(nonce)
         return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+
+
+def nobody() -> str:
+    """Creds text that opens nothing: a key with a token that nobody signed. For rehearsals."""
+    return _creds_text("nobody", _new_seed(_USER))
+
+
+def _creds_text(token: str, seed: str) -> str:
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
 
 
 class _KeyFile(msgspec.Struct):
