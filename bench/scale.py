@@ -85,7 +85,7 @@ def killed(installation: Installation) -> None:
     line, the server counts all as ready, and a new task is done."""
     asyncio.run(give_work(installation))
     until(lambda: held(installation) == AGENTS, what="every agent holds a task", limit_s=120, every_s=0.2)
-    before = {agent: pid for agent, pid in agents(installation).items()}
+    before = agents(installation)
     old = {role: installation.running(role)["pid"] for role in ROLES}
     killed_at = time.perf_counter()
     for pid in old.values():

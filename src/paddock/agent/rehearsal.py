@@ -2,8 +2,8 @@
 
 Every page of the image that a fork writes to is copied for it, and costs time and memory in each agent. Much of what a
 first life writes is the same in every process: modules and types made when first used, code that the interpreter
-adapts to what it sees, caches. Rehearsed once in the image, the agents share it (measured with Python 3.11: a third
-less private memory, and a third less processor time until an agent is ready).
+adapts to what it sees, caches. Rehearsed once in the image, the agents share it (measured with Python 3.11: 5.1 MB of
+private memory an agent instead of 6.1). What remains is written anew in each: reference counts, all over the image.
 
 Nothing of the author's is run here: his `__init__` and `start` belong to the agent's own process.
 """

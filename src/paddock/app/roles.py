@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -22,11 +22,14 @@ from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
 from paddock.app.room import no_room
-from paddock.control.server import ControlServer
 from paddock.fabric import subjects
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
 from paddock.model.errors import PaddockError
+
+if TYPE_CHECKING:
+    # Each role imports what is its own when it starts: a node that comes back has no time for the server's modules.
+    from paddock.control.server import ControlServer
 
 NATS_URL = "PADDOCK_NATS_URL"
 """A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
@@ -105,6 +108,7 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
 async def _server(data: DataDir, port: int) -> None:
     from paddock.api.app import create_app
     from paddock.api.serve import bind, serve
+    from paddock.control.server import ControlServer
     from paddock.record.sql import SqlRecord
 
     stopping, _ = _stop_signals()

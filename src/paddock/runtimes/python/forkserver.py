@@ -26,8 +26,6 @@ IDLE_S_MAX = 60.0
 LAST_WORDS_S_MAX = 1.0
 """How long after the server's end its last children may still report their start."""
 END_S_MAX = 2.0
-NO_IO_URING = {"UV_USE_IO_URING": "0"}
-"""A ring in every agent's event loop, for file operations that none makes: memory, a descriptor and a longer start."""
 
 
 class ServerGone(Unavailable):
@@ -102,7 +100,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         self._reports, theirs_reports = os.pipe2(os.O_CLOEXEC)
         args = [sys.executable, "-P", "-m", "paddock.runtimes.python.server", str(theirs.fileno()), str(theirs_reports)]
-        env = {**process.base_env(), **NO_IO_URING, **spec.env, **({RUN_ENV: run} if run else {})}
+        env = {**process.base_env(), **spec.env, **({RUN_ENV: run} if run else {})}
         try:
             pid = process.spawn(
                 process.Command(
