@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -23,8 +23,6 @@ from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
 from paddock.app.room import no_room
-from paddock.control.server import ControlServer
-from paddock.control.status import nothing_broken
 from paddock.fabric import subjects
 from paddock.fabric.broken import Watcher
 from paddock.fabric.client import NatsFabric, connect
@@ -33,6 +31,10 @@ from paddock.model.errors import PaddockError
 
 GC_OBJECTS = 10_000
 """The garbage collector looks when so many objects more were made than went."""
+if TYPE_CHECKING:
+    # Each role imports what is its own when it starts: a node that comes back has no time for the server's modules.
+    from paddock.control.server import ControlServer
+
 NATS_URL = "PADDOCK_NATS_URL"
 """A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
 RECORD_URL = "PADDOCK_RECORD_URL"
@@ -125,6 +127,8 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
 async def _server(data: DataDir, port: int) -> None:
     from paddock.api.app import create_app
     from paddock.api.serve import bind, serve
+    from paddock.control.server import ControlServer
+    from paddock.control.status import nothing_broken
     from paddock.record.sql import SqlRecord
 
     stopping, _ = _stop_signals()

@@ -47,6 +47,8 @@ from paddock.ports.fabric import Fabric
 from paddock.ports.record import Page, Record
 
 PAGE_MAX = 1000
+AGENTS_PAGE_MAX = 5000
+"""Of agents: they come from memory, not from the record."""
 RESTART_S_MAX = 60.0
 LOG_LINES_MAX = 10_000
 LOG_WAIT_S_MAX = 60.0
@@ -158,7 +160,7 @@ class ControlServer:
 
     def agents(self, *, fleet: str = "", state: str = "", after: str = "", limit: int = 100) -> Page:
         _check_state(state, AgentState)
-        limit = _check_limit(limit)
+        limit = _check_limit(limit, AGENTS_PAGE_MAX)
         found: list[AgentStatus] = []
         for status in self._mirror.agents_after(after, fleet=fleet):
             if state and status.state != state:
@@ -290,9 +292,9 @@ class ControlServer:
             self._changes.publish("fleet", self._status.fleet(wanted) if wanted else {"name": name, "gone": True})
 
 
-def _check_limit(limit: int) -> int:
-    if not 1 <= limit <= PAGE_MAX:
-        raise Refused(f"limit is {limit}; it must be from 1 to {PAGE_MAX}")
+def _check_limit(limit: int, limit_max: int = PAGE_MAX) -> int:
+    if not 1 <= limit <= limit_max:
+        raise Refused(f"limit is {limit}; it must be from 1 to {limit_max}")
     return limit
 
 

@@ -59,7 +59,8 @@ async def connect(
     identity may subscribe to, such as `_INBOX.executor.0`. `wait`: keep trying instead of Unavailable."""
     if creds_path is not None:
         try:
-            creds = await asyncio.to_thread(Path(creds_path).read_text)
+            # A thread for a kilobyte would cost every agent its stack and an arena.
+            creds = Path(creds_path).read_text()
         except OSError as error:
             raise Refused(f"credentials at {creds_path} cannot be read: {error.strerror}") from error
     held = await Connection.open(url, creds=Creds.parse(creds), inbox=inbox, name=name, timeout_s=timeout_s, wait=wait)

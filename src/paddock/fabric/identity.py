@@ -112,7 +112,7 @@ class Identities:
             "data": -1,
             "payload": -1,
         }
-        return _creds(
+        return _creds_text(
             _token(self._seeds["system"], _public(user_seed), "watcher", claims, issued_at=int(time.time())), user_seed
         )
 
@@ -146,7 +146,7 @@ class Minter:
             "sub": {},
         }
         token = _token(self._seed, _public(user_seed), name, claims, issued_at=int(time.time()))
-        return _creds(token, user_seed)
+        return _creds_text(token, user_seed)
 
     def dump(self) -> dict[str, str]:
         """For the one process that mints with it; a secret."""
@@ -184,10 +184,15 @@ class Creds(msgspec.Struct, frozen=True):
         return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
 
 
-def _creds(token: str, user_seed: str) -> str:
+def nobody() -> str:
+    """Creds text that opens nothing: a key with a token that nobody signed. For rehearsals."""
+    return _creds_text("nobody", _new_seed(_USER))
+
+
+def _creds_text(token: str, seed: str) -> str:
     return (
         f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
 
 

@@ -87,6 +87,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 0
     memory_bytes: int = 0
     version: str = ""
+    agents_max: int = 0
+    """How many agents it can hold, those that run included; 0: it does not say."""
+    agents_max_why: str = ""
+    """By which of its limits, and what to raise."""
     attributes: dict[str, Any] = {}
 
 

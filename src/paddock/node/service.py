@@ -26,7 +26,7 @@ from paddock.fabric.follow import Followed
 from paddock.model.agent import NodeStatus
 from paddock.model.errors import DataDirError, PaddockError
 from paddock.model.fleet import Placement
-from paddock.node import limits, recover
+from paddock.node import limits, recover, room
 from paddock.node.deadlines import Deadlines
 from paddock.node.fleets import Fleets
 from paddock.node.host import Host, NodeConfig
@@ -271,6 +271,9 @@ class NodeService:
             await rotation.look((agent.paths.log, agent.running.logs) for agent in self.fleets.agents.values())
 
     def status(self) -> NodeStatus:
+        agents = self.fleets.agents.values()
+        pids = [agent.live.handle.pid for agent in agents if agent.live is not None]
+        fits = room.measure(len(pids), room.private_bytes(pids))
         return NodeStatus(
             id=self.config.id,
             host=socket.gethostname(),
@@ -281,6 +284,8 @@ class NodeService:
             cpus=os.cpu_count() or 0,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             version=__version__,
+            agents_max=fits.agents_max,
+            agents_max_why=fits.why,
             attributes={"limits": self._limiter.kind, "events_dropped": self.publisher.dropped},
         )
 
