@@ -73,7 +73,12 @@ def p50_p99(values: Sequence[float]) -> tuple[float, float]:
 def percentiles(values_s: Sequence[float]) -> str:
     """`p50 1.20, p99 3.40 ms (n=…)`."""
     p50, p99 = p50_p99(values_s)
-    return f"p50 {p50 * 1e3:,.2f}, p99 {p99 * 1e3:,.2f} ms (n={len(values_s)})"
+    return f"p50 {milliseconds(p50)}, p99 {milliseconds(p99)} ms (n={len(values_s)})"
+
+
+def milliseconds(value_s: float) -> str:
+    """With two decimals where they mean something."""
+    return f"{value_s * 1e3:,.2f}" if value_s < 0.1 else f"{value_s * 1e3:,.0f}"
 
 
 def row(
@@ -91,7 +96,7 @@ def row(
     better) or a time. `target` and `met` are for our own rows.
     """
     verdict = "" if met is None else "  met" if met else "  MISSED"
-    print(f"{measure:<52} {who:<24} {figure}{f'  [{target}{verdict}]' if target else ''}", flush=True)
+    print(f"{measure:<56} {who:<22} {figure}{f'  [{target}{verdict}]' if target else ''}", flush=True)
     if path := os.environ.get(ROWS):
         held = {"measure": measure, "figure": figure, "who": who, "value": value, "target": target, "met": met}
         with Path(path).open("a") as rows:

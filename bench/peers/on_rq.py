@@ -7,6 +7,11 @@ import jobs
 from redis import Redis
 from rq import Queue
 
+
+class Failed(Exception):
+    """The task ended badly; the last line of what RQ noted."""
+
+
 queue = Queue(connection=Redis.from_url(os.environ["PEER_REDIS"]))
 LANES = 1
 
@@ -20,5 +25,5 @@ def result(handle: Any, timeout_s: float) -> Any:
     if found is None:
         raise TimeoutError
     if found.type != found.Type.SUCCESSFUL:
-        raise RuntimeError(str(found.exc_string).strip().splitlines()[-1])
+        raise Failed(str(found.exc_string).strip().splitlines()[-1])
     return found.return_value
