@@ -89,14 +89,16 @@ def row(
     value: float | None = None,
     target: str = "",
     met: bool | None = None,
+    said: bool = False,
 ) -> None:
-    """Print one figure, and keep it for the table.
+    """Print one figure (unless it is `said` already), and keep it for the table.
 
     `value` is what the table divides by that of the best peer: a rate (a measure with `/s` in its name: more is
     better) or a time. `target` and `met` are for our own rows.
     """
     verdict = "" if met is None else "  met" if met else "  MISSED"
-    print(f"{measure:<56} {who:<22} {figure}{f'  [{target}{verdict}]' if target else ''}", flush=True)
+    if not said:
+        print(f"{measure:<56} {who:<22} {figure}{f'  [{target}{verdict}]' if target else ''}", flush=True)
     if path := os.environ.get(ROWS):
         held = {"measure": measure, "figure": figure, "who": who, "value": value, "target": target, "met": met}
         with Path(path).open("a") as rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-WIDTH = 120
-"""Columns at the least; more where the terminal has more."""
+WIDTHS = {"measure": 22, "paddock": 23, "target": 16, "peers": 42, "ours : best": 7}
+WIDTH = sum(WIDTHS.values()) + 2 * len(WIDTHS)
 
 
 def show(path: Path, console: Console | None = None) -> None:
     """Print what `row` and `note` have written to this file."""
-    console = console or Console(width=max(WIDTH, shutil.get_terminal_size().columns), highlight=False)
+    console = console or Console(width=WIDTH, highlight=False)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
-    for name, width in {"measure": 16, "paddock": 16, "target": 12, "peers": 50, "ours : best": 8}.items():
-        table.add_column(name, min_width=width)
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True, show_edge=False)
+    for name, width in WIDTHS.items():
+        table.add_column(name, width=width)
     for cells in lines(row for row in rows if "note" not in row):
         table.add_row(*map(escape, cells))
     console.print(table)
