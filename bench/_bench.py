@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from paddock.agent import connect
 from paddock.agent.client import Client
@@ -129,9 +131,25 @@ def note(text: str) -> None:
             rows.write(json.dumps({"note": text}) + "\n")
 
 
-def end_tidily() -> None:
-    """Let SIGTERM unwind as Ctrl-C does, so that what was started is taken down."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+INTERRUPTED = threading.Event()
+"""What waits in a thread looks at it: only the main thread is unwound."""
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """The main of a file. SIGTERM and Ctrl-C unwind it, once: a second one must not disturb the taking down of what
+    was started."""
+
+    def unwind(*_: object) -> None:
+        if not INTERRUPTED.is_set():
+            INTERRUPTED.set()
+            raise KeyboardInterrupt
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, unwind)
+    try:
+        sys.exit(main())  # type: ignore[arg-type]  # None or a number
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 async def timed_each(call: object, count: int) -> list[float]:

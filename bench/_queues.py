@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from _bench import note
+from _bench import INTERRUPTED, note
 from _peers import LOCKS, Absent, end_now, environment, family, process, redis, redis_version, version
 
 LIMIT_S = float(os.environ.get("BENCH_LIMIT_S", "90"))
@@ -200,7 +200,7 @@ def _kill_and_look(held: Site, path: Path, driver: subprocess.Popen[str], *, eve
 
 def _began(path: Path, index: int, give_up: float, held: Site) -> tuple[int, float]:
     """(pid, unix seconds) of the start of this index; (0, 0.0) when it did not come."""
-    while time.monotonic() < give_up:
+    while time.monotonic() < give_up and not INTERRUPTED.is_set():
         lines = path.read_text().splitlines() if path.exists() else []
         if len(lines) > index:
             pid, at = lines[index].split()

@@ -8,14 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _bench import ROWS, end_tidily
+from _bench import ROWS, run
 from _table import show
 
 HERE = Path(__file__).resolve().parent
 
 
-def main(names: list[str]) -> int:
-    end_tidily()
+def main() -> int:
+    names = sys.argv[1:]
     files = [HERE / f"{name}.py" for name in names] or sorted(HERE.glob("[!_]*.py"))
     if missing := [file.stem for file in files if not file.exists()]:
         print(f"bench: there is no {', '.join(missing)} in {HERE.name}/", file=sys.stderr)
@@ -27,9 +27,9 @@ def main(names: list[str]) -> int:
         try:
             for file in files:
                 print(f"\n── {file.relative_to(HERE.parent)}", flush=True)
-                if run(file, rows) != 0:
+                if one(file, rows) != 0:
                     failed.append(file.stem)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             failed.append("interrupted")
         show(rows)
     if failed:
@@ -37,7 +37,7 @@ def main(names: list[str]) -> int:
     return 1 if failed else 0
 
 
-def run(file: Path, rows: Path) -> int:
+def one(file: Path, rows: Path) -> int:
     """The exit of one file; when we are told to end, it is told too, and awaited: it has processes to take down."""
     held = subprocess.Popen([sys.executable, str(file)], cwd=HERE.parent, env={**os.environ, ROWS: str(rows)})
     try:
@@ -49,4 +49,4 @@ def run(file: Path, rows: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-from _bench import note, row, times
+from _bench import INTERRUPTED, note, row, times
 from _peers import Absent, end_now, environment, family, free_port, pm2, process, version
 
 KILLS = int(os.environ.get("BENCH_PEER_KILLS", "15"))
@@ -98,7 +98,7 @@ def measured(held: Callable[[Path, list[str]], contextlib.AbstractContextManager
         with held(folder, [sys.executable, str(script), str(stamp)]):
             pid, _ = stamped(stamp, 0)
             for _ in range(KILLS):
-                time.sleep(UP_S)
+                INTERRUPTED.wait(UP_S)
                 before = time.time()
                 psutil.Process(pid).send_signal(signal.SIGKILL)
                 pid, at = stamped(stamp, pid)
@@ -109,7 +109,7 @@ def measured(held: Callable[[Path, list[str]], contextlib.AbstractContextManager
 def stamped(path: Path, not_pid: int) -> tuple[int, float]:
     """(pid, start) that the child wrote, once it is another than `not_pid`."""
     give_up = time.monotonic() + LIMIT_S
-    while time.monotonic() < give_up:
+    while time.monotonic() < give_up and not INTERRUPTED.is_set():
         words = path.read_text().split() if path.exists() else []
         if len(words) == 2 and int(words[0]) != not_pid:
             return int(words[0]), float(words[1])
@@ -125,6 +125,10 @@ def rows(measure: str) -> None:
     """A row for each supervisor that BENCH_PEERS does not leave out. They run at the same time: they mostly wait."""
     named = os.environ.get("BENCH_PEERS", ",".join(SUPERVISORS)).split(",")
     names = [name for name in SUPERVISORS if name in named]
+
+    for name in names:  # fetched one after the other, and not within what is timed
+        with contextlib.suppress(Absent):
+            pm2() if name == "pm2" else environment(name)
 
     def one(name: str) -> list[float] | Absent:
         try:

@@ -1,4 +1,4 @@
-"""The one table of `./dev bench`: each measure with ours, its target, the peers, and ours divided by the best peer."""
+"""The one table of `./dev bench`: each measure with ours, its target, the peers, and the ratio of ours to the best peer's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-WIDTHS = {"measure": 22, "paddock": 23, "target": 16, "peers": 42, "ours : best": 7}
+WIDTHS = {"measure": 22, "paddock": 23, "target": 16, "peers": 42, "ratio": 7}
 WIDTH = sum(WIDTHS.values()) + 2 * len(WIDTHS)
 
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from _bench import client, end_tidily, manifest, p50_p99, percentiles, row, running, times
+from _bench import client, manifest, p50_p99, percentiles, row, run, running, times
 from _queues import ARQ, CELERY, DRAMATIQ, HUEY, RQ, TASKIQ, all_after_a_kill, tell_how, wanted
 from _supervisors import rows as supervisors
 
@@ -38,7 +38,6 @@ ALL = "kill -9 of all workers in mid-task → the task finished"
 
 
 def main() -> None:
-    end_tidily()
     supervisors(IDLE)
     with running(manifest("noop", replicas=1)) as installation:
         asyncio.run(idle(installation))
@@ -169,4 +168,4 @@ async def all_answer(program: Client) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

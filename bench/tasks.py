@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 
-from _bench import PAYLOAD, all_of, client, end_tidily, manifest, row, running, timed_each, times
+from _bench import PAYLOAD, all_of, client, manifest, row, run, running, timed_each, times
 from _peers import Absent
 from _queues import QUEUES, measured, tell_how, wanted
 
@@ -24,7 +24,6 @@ TIMES_BEST = {"always": 2, "interval": 6}
 
 
 def main() -> None:
-    end_tidily()
     best = peers()
     for durability in ("always", "interval"):
         with running(manifest("noop", replicas=2, concurrency=128), durability=durability) as installation:
@@ -98,4 +97,4 @@ def by_http(installation: Installation) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -58,16 +58,19 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_a_lock_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_whose_installer_fails_is_absent_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import _peers
 
-    monkeypatch.setattr(_peers, "LOCKS", tmp_path)
-    monkeypatch.setattr(_peers, "HERE", tmp_path / "bench")
     monkeypatch.setattr(_peers, "HOME", tmp_path / "home")
-    (tmp_path / "rq.lock").write_text("# pip: rq\nrq @ file:///there/is/nothing\n")
-    monkeypatch.setattr(_peers, "version", lambda name: "0")
+    monkeypatch.setattr(_peers, "HERE", tmp_path / "bench")
+    installer = tmp_path / "python"
+    installer.write_text("#!/bin/sh\necho first >&2\necho 'no network' >&2\nexit 1\n")
+    installer.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(installer))
 
-    with pytest.raises(_peers.Absent, match="said: "):
+    with pytest.raises(_peers.Absent, match="python said: no network"):
         _peers.environment("rq")
 
     assert not (tmp_path / "home/rq/.lock").exists()
