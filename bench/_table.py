@@ -1,4 +1,4 @@
-"""The one table of `./dev bench`: each measure with ours, its target, the peers, and the ratio of ours to the best peer's."""
+"""The one table of `./dev bench`: ours, its target, the peers, and the ratio of ours to the best of them."""
 
 from __future__ import annotations
 
