@@ -27,8 +27,8 @@ from typing import Any
 import msgspec
 
 from paddock.app.process import is_alive, start_ticks
-from paddock.fabric.files import sync_folder
 from paddock.app.room import no_room
+from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
 
 FORMAT = 1

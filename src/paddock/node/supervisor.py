@@ -48,6 +48,7 @@ class Supervised(Incarnation):
         """Of this agent since this node started."""
         self.paths = launching.Paths.of(host.config.folder, spec.name, name)
         self._deaths: deque[blame.Death] = deque(maxlen=10_000)
+        self._refusals = 0
         self._go_at = 0.0
         self._rest_over_at = math.inf
         """Monotonic: a host's clock that is set neither ends a quarantine nor prolongs it."""
@@ -221,6 +222,7 @@ class Supervised(Incarnation):
         except PaddockError as error:
             self._not_started(error)
             return None
+        self._refusals = 0
         self._save(handle=live.handle, intent=False)
         return live
 
@@ -331,8 +333,8 @@ class Supervised(Incarnation):
             self._rest(AgentState.FAILED, error.message, rest_s)
         else:
             # The host does not let it start (a full disk, no memory for a fork): that is no death of its own.
-            self._streak += 1
-            delay_s = restart.backoff_s(self.spec.restart, self._streak + 1, self.host.dice())
+            self._refusals += 1
+            delay_s = restart.backoff_s(self.spec.restart, self._refusals + 1, self.host.dice())
             self._go_at = self.host.clock.monotonic() + delay_s
             self._set(AgentState.PENDING, f"{error.message}; again in {delay_s:.1f} s")
         self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {error.message}")
