@@ -187,7 +187,8 @@ class NatsFabric:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(TICK_S):
                             await woken.wait()
-                            await asyncio.sleep(lag_s)
+                            if lag_s:
+                                await asyncio.sleep(lag_s)
         finally:
             held.close()
 

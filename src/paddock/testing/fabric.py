@@ -216,7 +216,8 @@ class FakeFabric:
                     yield []
                 else:
                     await woken.wait()
-                    await asyncio.sleep(lag_s)
+                    if lag_s:
+                        await asyncio.sleep(lag_s)
         finally:
             events.pop(woken, None)
 
