@@ -1,6 +1,7 @@
 """Write the locks anew from pyproject.toml: the newest versions that fit, installed once and frozen.
 
-Then every pin is looked for as a wheel for each Python that Paddock supports. `--check` does only that.
+Then every pin is looked for as a wheel for each Python that Paddock supports. `--check` does only that; `peers` renews
+the locks in bench/peers instead, each from what its first line says.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "bench" / "peers"
 RUN, DEV = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 SOURCE_ONLY = ("nkeys",)
@@ -21,6 +23,9 @@ HEAD = "# Written by './dev lock' from pyproject.toml; do not edit.\n"
 
 
 def main() -> None:
+    if "peers" in sys.argv[1:]:
+        peers()
+        return
     if "--check" not in sys.argv[1:]:
         write()
     for python in PYTHONS:
@@ -35,6 +40,17 @@ def write() -> None:
     RUN.write_text(HEAD + "".join(f"{pin}\n" for pin in run))
     DEV.write_text(HEAD + "-r requirements.lock\n" + "".join(f"{pin}\n" for pin in both if pin not in run))
     print(f"{len(run)} pins, {len(both) - len(run)} more for developers")
+
+
+def peers() -> None:
+    for lock in sorted(PEERS.glob("*.lock")):
+        head, *old = lock.read_text().splitlines()
+        kind, _, said = head.removeprefix("# ").partition(": ")
+        if kind != "pip":  # fetched in ways of their own: renewed by hand
+            print(f"{lock.name} stays at {' '.join(old)}")
+            continue
+        lock.write_text(head + "\n" + "".join(f"{pin}\n" for pin in frozen(said.split())))
+        print(f"{lock.name} is written from {said}")
 
 
 def frozen(requirements: list[str]) -> list[str]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from paddock.agent import connect
 from paddock.agent.client import Client
@@ -17,6 +22,8 @@ from paddock.testing.installation import Installation
 
 PAYLOAD = "x" * 100
 HERE = Path(__file__).parent
+ROWS = "PADDOCK_BENCH_ROWS"
+"""Names the file that collects rows for the table of `./dev bench`; each line is one row in JSON."""
 
 
 def manifest(name: str, *, replicas: int, concurrency: int = 1) -> str:
@@ -60,15 +67,89 @@ async def client(installation: Installation) -> AsyncIterator[Client]:
         yield held
 
 
+def p50_p99(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+
+
 def percentiles(values_s: Sequence[float]) -> str:
-    """`p50 1.2 ms, p99 3.4 ms (n=…)`."""
-    ordered = sorted(values_s)
-    p50, p99 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return f"p50 {p50 * 1e3:.2f} ms, p99 {p99 * 1e3:.2f} ms, max {ordered[-1] * 1e3:.2f} ms (n={len(ordered)})"
+    """`p50 1.20, p99 3.40 ms (n=…)`."""
+    p50, p99 = p50_p99(values_s)
+    return f"p50 {milliseconds(p50)}, p99 {milliseconds(p99)} ms (n={len(values_s)})"
 
 
-def row(measure: str, figure: str) -> None:
-    print(f"{measure:<58} {figure}", flush=True)
+def milliseconds(value_s: float) -> str:
+    """With two decimals where they mean something."""
+    return f"{value_s * 1e3:,.2f}" if value_s < 0.1 else f"{value_s * 1e3:,.0f}"
+
+
+def row(
+    measure: str,
+    figure: str,
+    *,
+    who: str = "paddock",
+    value: float | None = None,
+    target: str = "",
+    met: bool | None = None,
+    said: bool = False,
+) -> None:
+    """Print one figure (unless it is `said` already), and keep it for the table.
+
+    `value` is what the table divides by that of the best peer: a rate (a measure with `/s` in its name: more is
+    better) or a time. `target` and `met` are for our own rows.
+    """
+    verdict = "" if met is None else "  met" if met else "  MISSED"
+    if not said:
+        print(f"{measure:<56} {who:<22} {figure}{f'  [{target}{verdict}]' if target else ''}", flush=True)
+    if path := os.environ.get(ROWS):
+        held = {"measure": measure, "figure": figure, "who": who, "value": value, "target": target, "met": met}
+        with Path(path).open("a") as rows:
+            rows.write(json.dumps(held) + "\n")
+
+
+def times(
+    measure: str, taken_s: Sequence[float], *, who: str = "paddock", p50_ms: float = 0.0, p99_ms: float = 0.0
+) -> None:
+    """A row of a median and a 99th percentile, with the target for each (0: none)."""
+    p50, p99 = p50_p99(taken_s)
+    wanted = [(name, held * 1e3, most) for name, held, most in (("p50", p50, p50_ms), ("p99", p99, p99_ms)) if most]
+    row(
+        measure,
+        percentiles(taken_s),
+        who=who,
+        value=p50,
+        target=", ".join(f"{name} ≤ {most:g} ms" for name, _, most in wanted),
+        met=all(held <= most for _, held, most in wanted) if wanted else None,
+    )
+
+
+def note(text: str) -> None:
+    """A line under the table: how something was run."""
+    print(f"  ({text})", flush=True)
+    if path := os.environ.get(ROWS):
+        with Path(path).open("a") as rows:
+            rows.write(json.dumps({"note": text}) + "\n")
+
+
+INTERRUPTED = threading.Event()
+"""What waits in a thread looks at it: only the main thread is unwound."""
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """The main of a file. SIGTERM and Ctrl-C unwind it, once: a second one must not disturb the taking down of what
+    was started."""
+
+    def unwind(*_: object) -> None:
+        if not INTERRUPTED.is_set():
+            INTERRUPTED.set()
+            raise KeyboardInterrupt
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, unwind)
+    try:
+        sys.exit(main())  # type: ignore[arg-type]  # None or a number
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 async def timed_each(call: object, count: int) -> list[float]:

@@ -11,6 +11,8 @@ import tempfile
 import time
 from typing import Any
 
+from _bench import row
+
 from paddock.model.task import Task, TaskResult, TaskState
 from paddock.ports.record import Batch
 from paddock.record.sql import SqlRecord
@@ -43,7 +45,7 @@ def batch(number: int) -> Batch:
     )
 
 
-def run(url: str) -> str:
+def run(url: str) -> None:
     batches = [batch(number) for number in range(BATCHES)]
     record = SqlRecord.open(url)
     try:
@@ -55,14 +57,13 @@ def run(url: str) -> str:
         record.close()
     rows = 2 * BATCH_TASKS * BATCHES
     kind = url.partition(":")[0]
-    return (
-        f"record.apply on {kind}: {rows / took_s:,.0f} rows/s ({rows:,} rows, {took_s / BATCHES * 1000:.1f} ms a batch)"
-    )
+    figure = f"{rows / took_s:,.0f} ({rows:,} rows, {took_s / BATCHES * 1000:.1f} ms a batch of {2 * BATCH_TASKS:,})"
+    row(f"record.apply on {kind}, rows/s", figure)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(run(sys.argv[1]))
+        run(sys.argv[1])
     else:
         with tempfile.TemporaryDirectory() as folder:
-            print(run(f"sqlite:///{folder}/record.db"))
+            run(f"sqlite:///{folder}/record.db")

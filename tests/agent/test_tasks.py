@@ -9,12 +9,13 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from paddock.agent import Agent, Retry, TaskError, task
 from paddock.fabric import subjects
 from paddock.model.fleet import Health
-from paddock.model.task import PAYLOAD_BYTES_MAX, TaskState
+from paddock.model.task import PAYLOAD_BYTES_MAX, TaskResult, TaskState
 
 from .world import World, until
 
@@ -382,3 +383,80 @@ async def test_a_task_queued_for_an_agent_before_its_start_is_found(world: World
     task_ = await world.put("add", {"a": 1}, agent="later")
     await world.agent(Worker, "later")
     assert (await world.result(task_)).agent == "f/later"
+
+
+async def test_a_task_that_another_agent_is_still_at_waits_until_it_is_over(world: World) -> None:
+    await world.agent(Worker)
+    world.node.holders["t1"] = "f/9"
+    task = await world.put("add", {"a": 1})
+    await until(lambda: len(world.node.ops("holder")) > 1, "asked more than once")
+    assert await world.queued() == 1
+    first = TaskResult(id=task.id, fleet="f", method="add", state=TaskState.DONE, result="of the first")
+    await world.fabric.store(subjects.result("f", task.id), msgspec.json.encode(first))
+    del world.node.holders["t1"]
+    await until(lambda: world.node.ops("drop"), "dropped")
+    assert (await world.result(task)).result == "of the first"
+    assert world.runners[0][0]._worker.done == 0
+
+
+async def test_a_task_whose_first_agent_died_meanwhile_is_done_by_the_second(world: World) -> None:
+    await world.agent(Worker)
+    world.node.holders["t1"] = "f/9"
+    task = await world.put("add", {"a": 1})
+    await until(lambda: world.node.ops("holder"), "asked")
+    del world.node.holders["t1"]
+    assert (await world.result(task)).result == 2
+
+
+async def test_deaths_that_the_fabric_forgot_are_known_by_the_node(world: World) -> None:
+    await world.agent(Worker)
+    world.node.deaths |= {"t1": 1, "t2": 3}
+    once = await world.outcome("add", {"a": 1}, repeatable=False)
+    assert (once.state, once.attempts) == (TaskState.DEAD, 1)
+    poison = await world.outcome("add", {"a": 1})
+    assert (poison.state, poison.attempts) == (TaskState.DEAD, 3)
+
+
+async def test_what_two_agents_died_of_runs_with_nothing_else_in_hand(world: World) -> None:
+    runner, _ = await world.agent(Counting, concurrency=3)
+    worker = runner._worker
+    world.node.deaths["t2"] = 2
+    first = await world.put("wait")
+    await until(lambda: len(world.node.ops("hold")) == 1, "the first is held")
+    suspect = await world.put("wait")
+    await until(lambda: worker._alone, "the suspect waits")
+    third = await world.put("wait")
+    assert worker.free == 0
+    assert await world.queued() == 3
+    Counting.gate.set()
+    for each in (first, suspect, third):
+        assert (await world.result(each)).state is TaskState.DONE
+    await until(lambda: worker.free == 3, "all is free again")
+    assert [line["task"] for line in world.node.ops("hold")] == ["t1", "t2", "t3"]
+
+
+async def test_a_task_in_hand_that_is_handed_out_again_runs_once(world: World) -> None:
+    runner, _ = await world.agent(Counting, concurrency=2)
+    task = await world.put("wait")
+    await until(lambda: world.node.ops("hold"), "held")
+    (first,) = runner._worker._held.values()
+    runner._worker.take(first.delivery)  # the very same hand-out, as a fabric makes it that forgot the first
+    await until(lambda: len(runner._worker._held) == 2, "both in hand")
+    Counting.gate.set()
+    await until(lambda: not runner._worker._held, "both are over")
+    assert (await world.result(task)).result == 1
+    assert Counting.runs == 1
+
+
+class Counting(Agent):
+    runs = 0
+    gate: asyncio.Event
+
+    async def start(self) -> None:
+        type(self).runs, type(self).gate = 0, asyncio.Event()
+
+    @task
+    async def wait(self) -> int:
+        type(self).runs += 1
+        await self.gate.wait()
+        return self.runs

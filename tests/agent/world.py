@@ -41,6 +41,9 @@ class Node:
     def __init__(self, path: str) -> None:
         self.path = path
         self.lines: list[dict[str, Any]] = []
+        self.holders: dict[str, str] = {}
+        """Task → who else holds it, should an agent ask."""
+        self.deaths: dict[str, int] = {}
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
@@ -69,7 +72,12 @@ class Node:
         self._writers.append(writer)
         try:
             while line := await reader.readline():
-                self.lines.append(json.loads(line))
+                said = json.loads(line)
+                self.lines.append(said)
+                if said["op"] == "holder":
+                    answer = {"op": "holder", "task": said["task"], "by": self.holders.get(said["task"], "")}
+                    answer |= {"deaths": self.deaths.get(said["task"], 0)}
+                    writer.write(json.dumps(answer).encode() + b"\n")
         finally:
             writer.close()
 

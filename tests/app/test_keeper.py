@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from paddock.app.data import DataDir, Locked
-from paddock.app.keeper import ALREADY_RUNS, Keeper, Restarts, Role, RoleFailed, last_lines, spawn
+from paddock.app.keeper import ALREADY_RUNS, Keeper, Restarts, Role, RoleFailed, Unwell, last_lines, spawn
 
 LIVES = """
 import signal, sys
@@ -101,15 +101,18 @@ async def test_a_role_that_dies_is_started_again_and_it_is_said(data: DataDir) -
     await keeper.stop()
 
 
+@pytest.mark.parametrize("sure", [True, False])
 async def test_a_role_that_runs_but_does_not_work_is_started_again(
-    data: DataDir, monkeypatch: pytest.MonkeyPatch
+    data: DataDir, monkeypatch: pytest.MonkeyPatch, sure: bool
 ) -> None:
     monkeypatch.setattr("paddock.app.keeper.UNWELL_EVERY_S", 0.05)
     said: list[str] = []
-    sick = ["full"]
+    sick = [Unwell("full", sure)]
+    asked: list[None] = []
 
-    async def unwell() -> str:
-        return sick[0]
+    async def unwell() -> Unwell | None:
+        asked.append(None)
+        return sick[0] if sick else None
 
     keeper = Keeper(data, [dataclasses.replace(role(data, "fabric"), unwell=unwell)], said.append)
     await keeper.start()
@@ -117,7 +120,8 @@ async def test_a_role_that_runs_but_does_not_work_is_started_again(
 
     async def work() -> None:
         await until(lambda: any("does not work (full)" in line for line in said))
-        sick[0] = ""
+        assert (len(asked) == 1) is sure
+        sick.clear()
         await until(lambda: pid(data, "fabric") not in (0, first))
         keeper.ask_stop()
 

@@ -139,6 +139,26 @@ def test_scaling_starts_and_stops_agents() -> None:
     world(scenario)
 
 
+def test_more_agents_than_the_nodes_can_hold_are_refused_whole_and_fewer_never() -> None:
+    async def scenario(lab: World) -> None:
+        async def room(agents_max: int) -> None:
+            lab.node.agents_max = agents_max
+            await lab.node.tell()
+            await lab.until(lambda: lab.server.nodes()[0].agents_max == agents_max, "the server knows the room")
+
+        await room(5)
+        with pytest.raises(Refused, match="6 agents in all do not fit: there is room for 5"):
+            await lab.server.scale("critic", 6)
+        with pytest.raises(Refused, match="open files; raise it and start the node anew, or add a node"):
+            await lab.apply('{paddock: 1, fleets: {other: {agent: "lab:Critic", replicas: 5}}}')
+        assert [view.name for view in lab.server.fleets()] == ["critic"]
+        await lab.server.scale("critic", 5)
+        await room(2)
+        assert (await lab.server.scale("critic", 4)).wanted == 4
+
+    world(scenario)
+
+
 def test_scaling_is_refused_when_it_makes_no_sense() -> None:
     async def scenario(lab: World) -> None:
         with pytest.raises(Refused, match="from 0 to 10000"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
+import pytest
 
 from paddock.control.janitor import AGENTS_KEPT_S, EVENTS_KEPT_S
 from paddock.control.lost import OPEN_S, PAGE, UNSEEN_S_MAX
@@ -12,6 +15,13 @@ from paddock.model.task import Task, TaskState
 from paddock.ports.record import Batch
 
 from .world import World, world
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was set is believed soon."""
+    monkeypatch.setattr("paddock.control.steady.LASTS_S", 1.0)
+
 
 LONG_S = OPEN_S + 120.0
 
@@ -82,7 +92,7 @@ def test_a_stream_that_was_made_anew_while_no_server_ran_is_read_from_its_beginn
 # -- old rows ----------------------------------------------------------------------------------------------------------
 
 
-def test_old_events_and_agents_that_went_long_ago_are_forgotten_and_those_that_are_there_stay() -> None:
+def test_old_events_and_agents_that_went_long_ago_are_forgotten_and_those_that_are_there_stay(quickly: None) -> None:
     async def scenario(lab: World) -> None:
         event = Event(at=lab.clock.now() - EVENTS_KEPT_S - 1, kind="lab.old", about="critic", text="long ago")
         await lab.fabric.store(subjects.event(event.kind, event.about), msgspec.json.encode(event))
@@ -91,6 +101,7 @@ def test_old_events_and_agents_that_went_long_ago_are_forgotten_and_those_that_a
         await lab.node.gone("critic", "gone")
         await lab.until(lambda: not lab.record.events(kind="lab.").items, "the old event is forgotten")
         lab.clock.jump(AGENTS_KEPT_S + 1.0)
+        await asyncio.sleep(120.0)
         await lab.until(lambda: len(lab.record.agents()) == 2, "who went is forgotten")
         assert [status.id for status in lab.record.agents()] == ["critic/0", "critic/1"]
         assert lab.record.events(kind="fleet.").items == []
@@ -169,7 +180,7 @@ def test_while_a_node_does_not_say_what_it_holds_nothing_is_closed() -> None:
     world(scenario)
 
 
-def test_a_task_of_an_agent_whose_node_is_silent_is_left_to_it_for_a_day() -> None:
+def test_a_task_of_an_agent_whose_node_is_silent_is_left_to_it_for_a_day(quickly: None) -> None:
     async def scenario(lab: World) -> None:
         await lab.node.agent("critic", "0", AgentState.READY)
         lab.node.kill()
@@ -177,6 +188,7 @@ def test_a_task_of_an_agent_whose_node_is_silent_is_left_to_it_for_a_day() -> No
         await lab.clock.sleep(2 * LONG_S)
         assert (await lab.server.task("t")).state is TaskState.RUNNING
         lab.clock.jump(UNSEEN_S_MAX)
+        await asyncio.sleep(120.0)
         await lab.until_state("t", TaskState.DEAD, limit_s=LONG_S)
 
     world(scenario)

@@ -173,7 +173,8 @@ def test_what_else_cannot_be_read_is_passed_over() -> None:
         view = await lab.submit()
         assert (await lab.server.history(about="critic/0")).items[0].event == event
         assert (await lab.server.task(view.id)).state is TaskState.QUEUED
-        assert lab.record.cursor("WORK_critic", lab.broker.streams["WORK_critic"].created) >= 1
+        created = lab.broker.streams["WORK_critic"].created
+        await lab.until(lambda: lab.record.cursor("WORK_critic", created) >= 1, "the queue is read on")
 
     world(scenario)
 

@@ -55,6 +55,8 @@ class FakeNode:
         self.errors: dict[str, dict[str, str]] = {}
         """op → the error it is answered with."""
         self.makes_ready = True
+        self.agents_max = 0
+        """How many agents it says it can hold; 0: it does not say."""
         self._process = Process(f"node-{name}")
 
     async def start(self) -> None:
@@ -70,7 +72,15 @@ class FakeNode:
 
     async def tell(self) -> None:
         now = self.world.clock.now()
-        status = NodeStatus(id=self.name, host="lab", pid=1, started_at=now, seen_at=now)
+        status = NodeStatus(
+            id=self.name,
+            host="lab",
+            pid=1,
+            started_at=now,
+            seen_at=now,
+            agents_max=self.agents_max,
+            agents_max_why="its limit of 266 open files; raise it",
+        )
         await self.fabric.store(f"$KV.now.{subjects.now_node(self.name)}", msgspec.json.encode(status))
 
     async def agent(self, fleet: str, name: str, state: AgentState = AgentState.READY, *, epoch: int = 1) -> None:

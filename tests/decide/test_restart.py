@@ -64,7 +64,7 @@ def test_modes() -> None:
 def test_how_it_ended_is_told_in_words() -> None:
     assert describe(Exit(code=3)) == "exit code 3"
     assert describe(Exit(signal=9)) == "killed by SIGKILL"
-    assert describe(Exit(signal=9, oom=True)) == "killed for using more memory than it may"
+    assert describe(Exit(signal=9, oom=True)) == "killed by the kernel: out of memory"
     assert describe(Exit(signal=200)) == "killed by signal 200"
     assert describe(Exit()) == "ended, exit status unknown"
 

@@ -12,7 +12,7 @@ import pytest
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import DataDirError
 from paddock.model.fleet import Placement, Restart
-from paddock.node.journal import Placed, RowSet, line, read
+from paddock.node.journal import Placed, Row, RowSet, line, read
 from paddock.node.supervisor import Supervised
 from paddock.runtimes import starts
 from paddock.testing.runtime_contract import alive
@@ -185,12 +185,13 @@ async def test_a_start_that_never_came_to_be_is_made_again(world: World) -> None
 
 
 async def test_a_copy_that_the_node_does_not_know_is_ended(world: World) -> None:
-    """The journal is lost, the agent lives: there must not be two."""
+    """The journal tells of another incarnation, and the agent of before lives: there must not be two."""
     node = await world.node()
     await world.place(python(), "0")
     before = await world.ready("crew/0")
     await world.crash(node)
-    (world.folder / "journal").unlink()
+    with (world.folder / "journal").open("ab") as file:
+        file.write(line(RowSet("crew/0", Row(epoch=before.epoch + 1))))
     await world.node()
     await world.ready("crew/0", after=before.epoch)
     await world.until(lambda: not alive(before.pid or 0), "the old copy is gone")

@@ -52,6 +52,15 @@ class Mill:
         found = await soon(lambda: agent.pull(STREAM, LANE), what="something is handed out", limit_s=LIMIT_S)
         return found[0]
 
+    async def waits(self) -> None:
+        """Until the fabric has the pull that was asked for: it takes them in on its own time."""
+
+        async def look() -> bool:
+            reply = await self.server.request(f"$JS.API.CONSUMER.INFO.{STREAM}.{LANE}")
+            return bool(msgspec.json.decode(reply.data)["num_waiting"] == 1)
+
+        await soon(look, what="the pull waits", limit_s=LIMIT_S)
+
     async def seen(self) -> None:
         """The node has seen all that was handed out so far: its own answers come after it."""
         await self.fabric.flush()
@@ -127,9 +136,10 @@ async def test_a_pull_that_a_dead_agent_left_waiting_is_given_back_and_then_drop
     # As if it was killed while it waited: nobody but the node listens to the answer.
     inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
     handouts.waits(inbox)
+    await mill.seen()  # the fabric drops a pull to where nobody listens yet
     ask = msgspec.json.encode({"batch": 1, "expires": int(LIMIT_S * 1e9)})
     agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
-    await agent.flush()
+    await mill.waits()
     handouts.bury()
     seq = await mill.queue("T1")
     again = await mill.pulled("1")
@@ -150,11 +160,16 @@ async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives
     agent = await mill.agent("0")
     inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
     handouts.waits(inbox)
+    await mill.seen()  # the fabric drops a pull to where nobody listens yet
     ask = msgspec.json.encode({"batch": 5, "expires": int(LIMIT_S * 1e9)})
     agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
-    await agent.flush()
+    await mill.waits()
     seq = await mill.queue("T1")  # its agent has unsubscribed already; only the node sees this
-    await mill.seen()
+
+    async def seen() -> bool:
+        return bool(handouts._open)
+
+    await soon(seen, what="the node has seen it", limit_s=LIMIT_S)
     handouts.waits_no_more(inbox)
     again = await mill.pulled("1")
     assert (again.delivered, again.seq) == (1, seq + 1)
@@ -167,6 +182,7 @@ async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives
 async def test_an_agent_cannot_make_its_node_listen_elsewhere(mill: Mill, inbox: str) -> None:
     handouts = mill.listens()
     handouts.waits(inbox)
+    await mill.seen()  # the fabric drops a pull to where nobody listens yet
     assert not handouts._waits
     handouts.close()
 

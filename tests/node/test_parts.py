@@ -208,11 +208,11 @@ def test_a_cgroup_is_written_and_tells_of_oom(tmp_path: Path) -> None:
     assert (group / "cpu.max").read_text() == "50000 100000"
     assert (group / "cgroup.procs").read_text() == "123"
     (group / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
-    assert groups.release("a/0", Exit(signal=9)) == Exit(signal=9, oom=True)
+    assert groups.release("a/0", 123, Exit(signal=9)) == Exit(signal=9, oom=True)
     (group / "memory.events").write_text("oom_kill 0\n")
-    assert groups.release("a/0", Exit(signal=9)) == Exit(signal=9)
+    assert groups.release("a/0", 123, Exit(signal=9)) == Exit(signal=9)
     groups.take("a/1", 123, Limits())
-    assert groups.release("a/1", Exit(code=0)) == Exit(code=0)
+    assert groups.release("a/1", 123, Exit(code=0)) == Exit(code=0)
 
 
 def test_cgroups_are_used_only_where_they_were_given_to_us(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from paddock.agent.nodelink import NodeLink
 from paddock.model.agent import AgentState
 from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, Tokens, socket_path
 
-from .conftest import LIMIT_S, World, script
+from .conftest import LIMIT_S, World, python, script
 
 
 class Line:
@@ -190,3 +190,19 @@ def test_a_long_folder_gets_a_short_socket_path_that_stays(tmp_path: Path) -> No
     assert path == socket_path(folder)
     assert Path(path).parent.stat().st_mode & 0o077 == 0
     assert socket_path(Path("/short")) == "/short/node.sock"
+
+
+async def test_the_node_says_who_was_handed_a_task_first(world: World) -> None:
+    node = await world.node()
+    await world.place(python(), "0", "1")
+    await world.ready("crew/0")
+    await world.ready("crew/1")
+    first, second = node.fleets.agents["crew/0"], node.fleets.agents["crew/1"]
+    first.said_hold("T", "$JS.ACK.first")
+    second.said_hold("T", "$JS.ACK.second")
+    assert node.fleets.holder(second, "T") == ("crew/0", 0)
+    assert node.fleets.holder(first, "T") == ("", 0)
+    assert node.fleets.holder(second, "U") == ("", 0)
+    assert first.live is not None
+    first.live.kill()
+    await world.until(lambda: node.fleets.holder(second, "T") == ("", 1), "its death is known")

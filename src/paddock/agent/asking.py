@@ -10,7 +10,7 @@ import msgspec
 from paddock.agent.call import Call, Caller
 from paddock.agent.context import Context
 from paddock.agent.owner import Owner
-from paddock.agent.values import plain
+from paddock.agent.values import encoded
 from paddock.fabric import subjects
 from paddock.model.task import PAYLOAD_BYTES_MAX
 from paddock.ports.fabric import Message
@@ -93,7 +93,7 @@ class Answering:
     def _answer(self, message: Message, answer: dict[str, Any]) -> None:
         if not message.reply:
             return
-        data = msgspec.json.encode(plain(answer))
+        data = encoded(answer)
         if len(data) > PAYLOAD_BYTES_MAX:
             text = f"the answer has {len(data)} bytes; {PAYLOAD_BYTES_MAX} are allowed"
             data = msgspec.json.encode({"error": {"code": "too-large", "message": text}})

@@ -82,10 +82,14 @@ class Caller:
         finally:
             running.reset(token)
         call.work = work
+        work.add_done_callback(call.end_wait)
         timeout_s = call.timeout_s or method.mark.timeout_s
-        if call.cancelled:
-            call.cancel()
-        await asyncio.wait((work, call.given_up), timeout=timeout_s or None, return_when=asyncio.FIRST_COMPLETED)
+        timer = asyncio.get_running_loop().call_later(timeout_s, call.end_wait) if timeout_s else None
+        try:
+            await call.waited
+        finally:
+            if timer is not None:
+                timer.cancel()
         if work.done():
             return self._outcome(call, work)
         call.running.cancelled = True
@@ -138,12 +142,16 @@ class Call:
         self.running = Running(task_id)
         self.cancelled = False
         self.work: asyncio.Task[Outcome] | None = None
-        self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the code has ended, its time is over, or the call was cancelled."""
 
     def cancel(self) -> None:
         self.cancelled = self.running.cancelled = True
-        if not self.given_up.done():
-            self.given_up.set_result(None)
+        self.end_wait()
+
+    def end_wait(self, work: asyncio.Task[Outcome] | None = None) -> None:
+        if not self.waited.done():
+            self.waited.set_result(None)
 
 
 def _returned(value: Any) -> Outcome:

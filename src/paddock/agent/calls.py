@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from paddock.agent.clock import HostClock
-from paddock.agent.values import BadValue, plain
+from paddock.agent.values import BadValue, encoded
 from paddock.fabric import subjects
 from paddock.model.errors import (
     Conflict,
@@ -52,10 +52,10 @@ class Calls:
     def __init__(self, fabric: Fabric, *, inbox: str, who: str, clock: HostClock | None = None) -> None:
         self._fabric, self._who = fabric, who
         self._clock = clock or HostClock()
-        self._inbox = f"{inbox}.run.{uuid.uuid4().hex[:12]}"
-        self._waiting: dict[str, list[asyncio.Future[TaskResult]]] = {}
+        self._inbox = f"{inbox}.run.{os.urandom(6).hex()}"
+        self._waiting: dict[str, set[asyncio.Future[TaskResult | None]]] = {}
+        """Task id → who waits for its result; None wakes them to look for it."""
         self._listening = False
-        self._wakes: set[asyncio.Future[None]] = set()
 
     async def submit(
         self, to: str, method: str, args: Mapping[str, Any] | None = None, options: TaskOptions | None = None
@@ -71,26 +71,15 @@ class Calls:
         """Submit and await the result; a task that ends otherwise raises TaskError with its code and message."""
         options = options or TaskOptions()
         task = self._task(to, method, args or {}, options)
-        self._listen()
-        future: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(task.id, []).append(future)
+        if not options.wait_s:
+            return value_of(await self._run(task))
         try:
-            async with asyncio.timeout(options.wait_s or None) as limit:
-                try:
-                    await self._store(task, {"Paddock-Notify": f"{self._inbox}.{task.id}"})
-                except Conflict:
-                    if not task.keyed:
-                        raise  # else it is queued already: the same task, whose result is looked for
-                return value_of(await self._result(task, future))
+            async with asyncio.timeout(options.wait_s) as limit:
+                return value_of(await self._run(task))
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimedOut(f"task {task.id} of {to} had no result after {options.wait_s} s; it goes on") from None
-        finally:
-            futures = self._waiting[task.id]
-            futures.remove(future)
-            if not futures:
-                del self._waiting[task.id]
 
     async def task_result(self, task_id: str, fleet: str = "") -> TaskResult | None:
         """The stored outcome of a task, or None while it has none. Without the fleet the results are searched, which
@@ -121,7 +110,7 @@ class Calls:
         fleet, name = _address(to)
         now = self._clock.now()
         return Task(
-            id=check_task_id(options.id) if options.id else uuid.uuid4().hex,
+            id=check_task_id(options.id) if options.id else os.urandom(16).hex(),
             fleet=fleet,
             method=_method(method),
             args=dict(args),
@@ -156,35 +145,48 @@ class Calls:
         for future in self._waiting.get(message.subject.rpartition(".")[2], ()):
             if not future.done():
                 try:
-                    future.set_result(msgspec.json.decode(message.data, type=TaskResult))
+                    future.set_result(_read_result(message.data))
                 except msgspec.DecodeError as error:
                     future.set_exception(Unavailable(f"a result came that cannot be read: {error}"))
 
     def _look_now(self) -> None:
-        for wake in self._wakes:
-            if not wake.done():
-                wake.set_result(None)
+        for futures in self._waiting.values():
+            for future in futures:
+                _look(future)
 
-    async def _result(self, task: Task, future: asyncio.Future[TaskResult]) -> TaskResult:
-        """What the notice brings, or what a look finds; a keyed task may have ended before it was asked for."""
+    async def _run(self, task: Task) -> TaskResult:
+        """Submit, and wait for what the notice brings or a look finds; a keyed task may have ended before it was asked
+        for. Who waits is on the list from before the store until it looks, so no notice falls between."""
+        loop = asyncio.get_running_loop()
         subject = subjects.result(task.fleet, task.id)
-        look = task.keyed
-        while True:
-            if look and (found := await self._find(subject)) is not None:
-                return found
-            wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._wakes.add(wake)
+        self._listen()
+        futures = self._waiting.setdefault(task.id, set())
+        future: asyncio.Future[TaskResult | None] = loop.create_future()
+        futures.add(future)
+        try:
             try:
-                await asyncio.wait(
-                    (future, wake),
-                    timeout=LOOK_S * (0.8 + 0.4 * self._clock.dice()),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                self._wakes.discard(wake)
-            if future.done():
-                return future.result()
-            look = True
+                await self._store(task, {"Paddock-Notify": f"{self._inbox}.{task.id}"})
+            except Conflict:
+                if not task.keyed:
+                    raise  # else it is queued already: the same task, whose result is looked for
+            look = task.keyed
+            while True:
+                if look and (found := await self._find(subject)) is not None:
+                    return found
+                timer = loop.call_later(LOOK_S * (0.8 + 0.4 * self._clock.dice()), _look, future)
+                try:
+                    if (brought := await future) is not None:
+                        return brought
+                finally:
+                    timer.cancel()
+                futures.discard(future)
+                future = loop.create_future()
+                futures.add(future)
+                look = True
+        finally:
+            futures.discard(future)
+            if not futures:
+                self._waiting.pop(task.id, None)
 
     async def _find(self, subject: str) -> TaskResult | None:
         try:
@@ -192,6 +194,15 @@ class Calls:
         except (Denied, Unavailable):
             return None  # not now, or not for this identity; the notice still comes, or the next look finds it
         return msgspec.json.decode(stored.data, type=TaskResult) if stored is not None else None
+
+
+def _look(future: asyncio.Future[TaskResult | None]) -> None:
+    """Wake who waits, to look whether the result is there."""
+    if not future.done():
+        future.set_result(None)
+
+
+_read_result = msgspec.json.Decoder(TaskResult).decode
 
 
 def value_of(result: TaskResult) -> Any:
@@ -214,7 +225,7 @@ def _method(method: str) -> str:
 
 def _encode(value: Any, what: str) -> bytes:
     try:
-        data = msgspec.json.encode(plain(value))
+        data = encoded(value)
     except BadValue as error:
         raise Refused(f"{what}: {error}") from error
     if len(data) > PAYLOAD_BYTES_MAX:

@@ -17,7 +17,7 @@ from paddock.agent.calls import Calls
 from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 from paddock.agent.state import State
-from paddock.agent.values import BadValue, plain
+from paddock.agent.values import BadValue, encoded
 from paddock.fabric import subjects
 from paddock.model.errors import Refused, TooLarge
 from paddock.model.fleet import FleetSpec
@@ -63,7 +63,7 @@ class Context:
     def publish(self, topic: str, value: Any) -> None:
         check_topic(topic)
         try:
-            data = msgspec.json.encode(plain(value))
+            data = encoded(value)
         except BadValue as error:
             raise Refused(f"topic {topic!r}: {error}") from error
         if len(data) > PAYLOAD_BYTES_MAX:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from paddock.agent.base import TaskMark, marks
-from paddock.agent.values import BadValue, plain
+from paddock.agent.values import BadValue, encoded
 from paddock.model.errors import TaskError, TemplateBroken
 from paddock.model.fleet import Method
 
@@ -25,6 +25,8 @@ class TaskMethod(msgspec.Struct, frozen=True):
     function: Callable[..., Any]
     mark: TaskMark
     args: type[msgspec.Struct]
+    fields: Mapping[str, Any]
+    """The fields of `args` (msgspec's FieldInfo) by name."""
     is_async: bool
     takes: str
     """Its arguments as written: `source: str, path: str = '<source>'`."""
@@ -54,7 +56,7 @@ def describe(cls: type) -> list[Method]:
 def check_args(method: TaskMethod, args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments converted to what the method declares, or TaskError `bad-arguments`, which says which argument,
     what was expected and what came."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(method.args)}
+    fields = method.fields
     for name in args:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
@@ -66,7 +68,7 @@ def check_args(method: TaskMethod, args: Mapping[str, Any]) -> dict[str, Any]:
     converted = {}
     for name, value in args.items():
         try:
-            plain(value, name)
+            encoded(value, name)
             converted[name] = msgspec.convert(value, fields[name].type)
         except BadValue as error:
             raise bad_arguments(f"argument {name!r} of {method.name}: {error}") from None
@@ -99,11 +101,13 @@ def _method(cls: type, name: str, function: Callable[..., Any], mark: TaskMark) 
                 f"{where}: argument {parameter.name!r}: tasks take named arguments only, no *, ** or /"
             )
         fields.append(_field(where, parameter, hints.get(parameter.name, Any)))
+    args = msgspec.defstruct(f"{cls.__name__}_{name}", fields, kw_only=True, forbid_unknown_fields=True)
     return TaskMethod(
         name=name,
         function=function,
         mark=mark,
-        args=msgspec.defstruct(f"{cls.__name__}_{name}", fields, kw_only=True, forbid_unknown_fields=True),
+        args=args,
+        fields={field.encode_name: field for field in msgspec.structs.fields(args)},
         is_async=inspect.iscoroutinefunction(plain_function),
         takes=", ".join(_takes(parameter, hints) for parameter in parameters),
     )

@@ -3,9 +3,9 @@
 away ──connect──> hello sent ──> open ──broken──> away (random wait up to 1 s, for ever)
   └── without a socket in the environment: never; the agent works alone ──────┘   `refused` ends it: a newer one lives
 
-Notes are written to the socket at once, not through a transport: a hold must be in the kernel before the code runs,
-because that code may kill this very process. A node that has not read 200 kB is stuck; the line to it is given up and
-the next hello tells everything anew.
+Notes are written to the socket itself, not through a transport: a hold must be in the kernel before the code runs,
+because that code may kill this very process. So `flush` before it; one write takes all notes of a turn of the loop. A
+node that has not read 200 kB is stuck; the line to it is given up and the next hello tells everything anew.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from paddock.agent import lossy
 from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 
 LINE_BYTES_MAX = 1_000_000
+ANSWER_S_MAX = 2.0
+"""A node that is there and does not answer a question this long stands still; work does not wait for it."""
 
 
 class Orders(Protocol):
@@ -35,7 +38,17 @@ class Orders(Protocol):
 class Line(msgspec.Struct):
     op: str
     task: str = ""
+    by: str = ""
+    deaths: int = 0
     why: str = ""
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What the node knows of a task: which other agent was handed it before and still holds it (empty: none), and how
+    many agents died while they held it."""
+
+    by: str = ""
+    deaths: int = 0
 
 
 class NodeLink:
@@ -46,19 +59,38 @@ class NodeLink:
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
         self._waits: dict[str, None] = {}
+        self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
         self._socket: socket.socket | None = None
+        self._unsent: list[bytes] = []
         self._refused = False
         self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def hold(self, task_id: str, ack: str) -> None:
-        """In the kernel when this returns, if there is a line."""
+        """In the kernel after the next `flush`, if there is a line."""
         self._holds[task_id] = ack
         self._send({"op": "hold", "task": task_id, "ack": ack})
 
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
             self._send({"op": "drop", "task": task_id})
+
+    async def holder(self, task_id: str, patience_s: float) -> Holder:
+        """Who else is, or was, at this task. Nobody when the node does not answer: `ANSWER_S_MAX` are given to one that
+        is there, `patience_s` to one that is away."""
+        wait_s = max(patience_s, ANSWER_S_MAX if self._socket is not None else 0.0)
+        if not self._path or self._refused or wait_s <= 0:
+            return Holder()
+        answer: asyncio.Future[Holder] = asyncio.get_running_loop().create_future()
+        self._asked[task_id] = answer
+        self._send({"op": "holder", "task": task_id})
+        try:
+            async with asyncio.timeout(wait_s):
+                return await answer
+        except TimeoutError:
+            return Holder()
+        finally:
+            del self._asked[task_id]
 
     def wait(self, inbox: str) -> None:
         """Work may come to this reply subject; the node listens there too."""
@@ -77,7 +109,8 @@ class NodeLink:
 
     def beat(self) -> None:
         done, failed = self.counters()
-        self._send({"op": "beat", "done": done, "failed": failed})
+        lost = lossy.lost()
+        self._send({"op": "beat", "done": done, "failed": failed} | ({"lost": lost} if lost else {}))
 
     async def beats(self, every_s: float) -> None:
         """For ever, from the event loop: a loop that is blocked does not beat."""
@@ -110,6 +143,7 @@ class NodeLink:
                 await self._read(line, orders)
             finally:
                 self._socket = None
+                self._unsent.clear()
 
     async def _read(self, line: socket.socket, orders: Orders) -> None:
         loop = asyncio.get_running_loop()
@@ -136,6 +170,8 @@ class NodeLink:
                 self._send({"op": "hold", "task": task, "ack": ack})
         if self._ready and not ready:
             self._send({"op": "ready"})
+        for task in self._asked:
+            self._send({"op": "holder", "task": task})
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -154,15 +190,28 @@ class NodeLink:
             orders.drain()
         elif line.op == "cancel":
             orders.cancel(line.task)
+        elif line.op == "holder":
+            if (answer := self._asked.get(line.task)) is not None and not answer.done():
+                answer.set_result(Holder(line.by, line.deaths))
         elif line.op == "refused":
             self._refused = True
             orders.refused(line.why)
         # other words are from a newer node; what an agent does not know, it need not do
 
     def _send(self, value: dict[str, Any]) -> None:
+        """With what else is said in this turn of the loop, or at the next `flush`."""
         if self._socket is None:
             return
-        data = msgspec.json.encode(value) + b"\n"
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._unsent.append(msgspec.json.encode(value))
+
+    def flush(self) -> None:
+        """Hand what was noted to the kernel."""
+        if self._socket is None or not self._unsent:
+            return
+        data = b"\n".join([*self._unsent, b""])
+        self._unsent.clear()
         try:
             sent = self._socket.send(data)
         except OSError as error:  # BlockingIOError too: see the module's text
@@ -175,6 +224,7 @@ class NodeLink:
         """Wake the reader with an end-of-file; it closes and connects anew."""
         self._log.debug("the line to the node is given up", error=why)
         line, self._socket = self._socket, None
+        self._unsent.clear()
         if line is not None:
             try:
                 line.shutdown(socket.SHUT_RDWR)

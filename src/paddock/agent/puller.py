@@ -179,7 +179,11 @@ class Puller:
         wanted, self._own_wanted = self._own_wanted, set()
         try:
             if self._look_own:
-                if await self._context.fabric.read(self._stream, subject=self._own_filter, limit=1):
+                if not await self._context.fabric.read(self._stream, limit=1):
+                    # Nothing is queued at all, as for most of a fleet that starts: each lane need not be asked.
+                    until = self._context.clock.monotonic() + EMPTY_S
+                    self._empty_until = dict.fromkeys(subjects.LANES, until)
+                elif await self._context.fabric.read(self._stream, subject=self._own_filter, limit=1):
                     wanted = set(subjects.LANES)
                 self._look_own = False
             for lane in sorted(wanted - self._own):

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from paddock.agent import lossy
 from paddock.agent.asking import Answering
 from paddock.agent.background import Background
 from paddock.agent.base import Agent
@@ -296,6 +297,7 @@ class Runner:
 def run_forked(agent_class: type[Agent], env: dict[str, str], spec_json: bytes) -> int:
     """The life of an agent in a freshly forked process; returns its exit code. Leave by `os._exit`: threads of
     methods that never return are daemons."""
+    lossy.install()
     os.environ.update(env)
     spec = msgspec.json.decode(spec_json, type=FleetSpec)
     who = Who.read(env)

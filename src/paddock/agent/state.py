@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from paddock.agent.values import BadValue, plain
+from paddock.agent.values import BadValue, encoded
 from paddock.fabric import subjects
 from paddock.model.errors import Refused, TooLarge
 from paddock.model.task import PAYLOAD_BYTES_MAX
@@ -35,7 +35,7 @@ class State:
     async def put(self, key: str, value: Any) -> None:
         """Return once it is on disk."""
         try:
-            data = msgspec.json.encode(plain(value))
+            data = encoded(value)
         except BadValue as error:
             raise Refused(f"state {key!r} cannot be saved: {error}") from error
         if len(data) > PAYLOAD_BYTES_MAX:

@@ -16,9 +16,7 @@ def plain(value: Any, place: str = "the value") -> Any:
     """`value` as JSON's own types; BadValue says where it is none: not serialisable, NaN, infinite, not UTF-8."""
     try:
         built = msgspec.to_builtins(value)
-        if (bad := _not_finite(built, place)) is not None:
-            raise BadValue(f"{bad} is NaN or infinite; JSON has only finite numbers")
-        msgspec.json.encode(built)
+        _check(built, msgspec.json.encode(built), place)
     except BadValue:
         raise
     except RecursionError:
@@ -26,6 +24,24 @@ def plain(value: Any, place: str = "the value") -> Any:
     except Exception as error:  # msgspec raises several kinds, and a value's own code any
         raise BadValue(str(error) or type(error).__name__) from None
     return built
+
+
+def encoded(value: Any, place: str = "the value") -> bytes:
+    """`value` as JSON, under the same conditions as `plain`."""
+    try:
+        data = msgspec.json.encode(value)
+    except Exception:
+        return msgspec.json.encode(plain(value, place))  # which says what is wrong with it
+    _check(value, data, place)
+    return data
+
+
+def _check(value: Any, data: bytes, place: str) -> None:
+    """BadValue when `value`, which was written as `data`, has a number that is not finite."""
+    # As one of these NaN and infinity are written: most values have none of them, and need no closer look.
+    suspect = value is not None and (b"null" in data or b"nan" in data or b"inf" in data)
+    if suspect and (bad := _not_finite(msgspec.to_builtins(value), place)) is not None:
+        raise BadValue(f"{bad} is NaN or infinite; JSON has only finite numbers")
 
 
 def _not_finite(value: Any, place: str) -> str | None:

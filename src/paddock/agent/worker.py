@@ -1,7 +1,7 @@
 """The tasks that an agent holds: from the hand-out to the acknowledgement.
 
-handed out ──> held (the node knows) ──> ended before? ──yes──> acked
-                                     └──> judged ──give up──┐
+handed out ──> somebody else at it? ──> held (the node knows) ──> ended before? ──yes──> acked
+                                                              └──> judged ──give up──┐
                                              └──> runs ─────┴──> result stored ──> notified ──> acked ──> dropped
                                                     ├──> again: put back with a delay ───────────────────> dropped
                                                     └──> the agent stops: put back ──────────────────────> dropped
@@ -10,7 +10,8 @@ handed out ──> held (the node knows) ──> ended before? ──yes──> 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import msgspec
 
@@ -18,7 +19,7 @@ from paddock.agent.call import Call, Caller, Outcome
 from paddock.agent.context import Context
 from paddock.agent.nodelink import NodeLink
 from paddock.agent.owner import Owner
-from paddock.decide.attempt import after_error, before_run
+from paddock.decide.attempt import DEATHS_MIN, after_error, before_run
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, PaddockError, Unavailable
 from paddock.model.task import PAYLOAD_BYTES_MAX, Task, TaskFailure, TaskResult, TaskState
@@ -28,6 +29,13 @@ RUNNING_NOTE_S = 0.05
 """Shorter tasks are not announced as running: their result comes before anybody could look."""
 STORE_RETRY_S_MIN, STORE_RETRY_S_MAX = 0.1, 5.0
 UNSTORABLE_DELAY_S = 5.0
+SKEW_S = 2.0
+"""How far the clocks of who submits and of this host may be apart."""
+RETURN_S = 5.0
+"""After the fabric came back the node may be on its way, too: so long a hand-out that may be a second one waits."""
+ALONE_LOOK_S = 0.02
+LOOK_S = 0.5
+"""How often a second hand-out looks whether the first one is over."""
 
 
 class Held:
@@ -38,8 +46,14 @@ class Held:
         self.call: Call | None = None
         self.cancelled = False
         self.put_back = False
+        self.deaths = 0
+        """How many agents of this node died while they held it, as far as that was asked."""
         self.settled = False
         """Stored and acknowledged, or put back; only an overrun of its code may still keep the slot."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.cancelled or self.put_back
 
 
 class Worker:
@@ -48,15 +62,20 @@ class Worker:
     def __init__(self, context: Context, caller: Caller, link: NodeLink, owner: Owner, *, slots: int) -> None:
         self._context, self._caller, self.link, self._owner = context, caller, link, owner
         self._slots = slots
-        self._held: dict[str, Held] = {}
+        self._held: dict[int, Held] = {}
+        """In the order of their hand-outs. Not by ack subject: a fabric that forgot one makes the same again."""
+        self._alone: list[Held] = []
+        """Those that run with nothing else in hand, or wait for that."""
         self._busy = 0
         self.done = self.failed = 0
+        self._connected_at, self._connected = context.clock.now(), context.clock.monotonic()
+        context.fabric.on_reconnect(self._reconnected)
         self.changed: Callable[[], None] = lambda: None
         """Called when a slot became free or a task was settled."""
 
     @property
     def free(self) -> int:
-        return self._slots - self._busy
+        return 0 if self._alone else self._slots - self._busy
 
     @property
     def unsettled(self) -> int:
@@ -65,7 +84,9 @@ class Worker:
     def take(self, delivery: Delivery) -> None:
         """Start on a hand-out; the caller saw a free slot."""
         self._busy += 1
-        self._owner.start(f"task-{delivery.subject.rpartition('.')[2]}", self._serve(delivery))
+        held = Held(delivery, self._decode(delivery), self._context.clock.now())
+        self._held[id(held)] = held
+        self._owner.start(f"task-{held.task.id}", self._serve(held))
 
     def still_working(self) -> None:
         """Tell the fabric that the held tasks are alive, so that it does not hand them out again."""
@@ -85,15 +106,21 @@ class Worker:
             held.put_back = True
             self._stop(held)
 
+    def _reconnected(self) -> None:
+        self._connected_at, self._connected = self._context.clock.now(), self._context.clock.monotonic()
+
     def _stop(self, held: Held) -> None:
         if held.call is not None:
             held.call.cancel()
 
-    async def _serve(self, delivery: Delivery) -> None:
-        held = Held(delivery, self._decode(delivery), self._context.clock.now())
-        self._held[delivery.ack] = held
+    async def _serve(self, held: Held) -> None:
         try:
-            self.link.hold(held.task.id, delivery.ack)
+            # Not noted as held before its code may run: what only waits goes back uncounted should this process die.
+            await self._first_here(held)
+            await self._first_on_node(held)
+            await self._nothing_beside(held)
+            self.link.hold(held.task.id, held.delivery.ack)
+            self.link.flush()
             try:
                 await self._work(held)
             except Exception as error:  # our own bug; the task must not be lost with it
@@ -106,21 +133,64 @@ class Worker:
             if held.call is not None and held.call.work is not None and not held.call.work.done():
                 await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot
         finally:
-            del self._held[delivery.ack]
+            del self._held[id(held)]
+            if held in self._alone:
+                self._alone.remove(held)
             self._busy -= 1
             self.changed()
 
     def _decode(self, delivery: Delivery) -> Task:
         """The task; one that cannot be read becomes a task without a method, which ends as failed."""
         try:
-            return msgspec.json.decode(delivery.data, type=Task)
+            return _read_task(delivery.data)
         except msgspec.DecodeError as error:
             self._context.log.warning("a task cannot be read", subject=delivery.subject, error=str(error))
             return Task(id=delivery.subject.rpartition(".")[2], fleet=self._context.fleet, method="")
 
+    # A fabric that was killed may have forgotten the hand-outs of its last tenth of a second, and hands them out again
+    # while they are being worked on; so does one whose ack time-out passed an agent that stood still. What may be such
+    # a second hand-out waits in hand until the first is over.
+
+    async def _first_here(self, held: Held) -> None:
+        while not held.stopped and any(other.task.id == held.task.id for other in self._before(held)):
+            await self._context.clock.sleep(LOOK_S)
+
+    def _before(self, held: Held) -> Iterator[Held]:
+        """The hand-outs in hand that came before this one."""
+        return takewhile(lambda other: other is not held, self._held.values())
+
+    async def _first_on_node(self, held: Held) -> None:
+        told = False
+        while self._may_be_second(held) and not held.stopped:
+            patience_s = self._connected + RETURN_S - self._context.clock.monotonic()
+            holder = await self.link.holder(held.task.id, patience_s)
+            held.deaths = holder.deaths
+            if not holder.by:
+                return
+            if not told:
+                self._context.log.warning("handed out twice: waiting for the first", id=held.task.id, by=holder.by)
+            told = True
+            await self._context.clock.sleep(LOOK_S)
+
+    async def _nothing_beside(self, held: Held) -> None:
+        """What was in hand at two deaths has its last chance with nothing else in hand: then nothing dies with it that
+        is not to blame, and it is not given up for what another task did."""
+        if held.deaths < DEATHS_MIN - 1:
+            return
+        self._alone.append(held)
+        while not held.stopped and (self._alone[0] is not held or any(self._beside(held))):
+            await self._context.clock.sleep(ALONE_LOOK_S)
+
+    def _beside(self, held: Held) -> Iterator[bool]:
+        return (not other.settled and other not in self._alone for other in self._held.values())
+
+    def _may_be_second(self, held: Held) -> bool:
+        """Not when it is younger than the connection: then the fabric has not been away since it was queued."""
+        return held.delivery.delivered > 1 or held.task.submitted_at < self._connected_at + SKEW_S
+
     async def _work(self, held: Held) -> None:
         task, delivery = held.task, held.delivery
-        if (task.keyed or delivery.delivered > 1 or task.attempts_before) and await self._ended(held) is not None:
+        if self._may_have_ended(held) and await self._ended(held) is not None:
             self._ack(held)
             return
         if not task.method:
@@ -129,7 +199,8 @@ class Worker:
             return
         method = self._caller.methods.get(task.method)
         retries = method.mark.retries if method is not None else 0
-        start = before_run(task, delivered=delivery.delivered, retries=retries)
+        delivered = max(delivery.delivered, held.deaths + 1 - task.attempts_before)  # the fabric may have forgotten
+        start = before_run(task, delivered=delivered, retries=retries)
         if start.give_up:
             failure = TaskFailure(code="gave-up", message=start.give_up)
             await self._store(held, self._result(held, TaskState.DEAD, start.attempts - 1, error=failure))
@@ -144,6 +215,10 @@ class Worker:
             await self._store(held, self._result(held, TaskState.DONE, start.attempts, value=outcome))
         else:
             await self._failed(held, start.attempts, outcome, outcome.error)
+
+    def _may_have_ended(self, held: Held) -> bool:
+        task = held.task
+        return task.keyed or held.delivery.delivered > 1 or task.attempts_before > 0 or self._may_be_second(held)
 
     async def _run(self, held: Held, attempts: int) -> Outcome:
         held.call = Call(held.task.method, held.task.args, task_id=held.task.id, timeout_s=held.task.timeout_s)
@@ -271,8 +346,7 @@ class Worker:
         put_back(self._context, held.delivery, delay_s)
 
 
-def _task_id(delivery: Delivery) -> str:
-    return delivery.subject.rpartition(".")[2]
+_read_task = msgspec.json.Decoder(Task).decode
 
 
 def put_back(context: Context, delivery: Delivery, delay_s: float = 0.0) -> None:

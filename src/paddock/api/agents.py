@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from paddock.api.bodies import Json
-from paddock.api.callers import After, ByDep, ControlDep, FleetFilter, Limit, known_query
+from paddock.api.callers import After, AgentsLimit, ByDep, ControlDep, FleetFilter, known_query
 from paddock.api.describe import answer
 from paddock.api.shapes import AgentPage, Healed, LogText, NodeList, page
 from paddock.api.waiting import unless_over
@@ -32,7 +32,7 @@ async def list_agents(
     control: ControlDep,
     fleet: FleetFilter = "",
     state: Annotated[AgentState | None, Query(description="Only those in this state.")] = None,
-    limit: Limit = 100,
+    limit: AgentsLimit = 100,
     after: After = "",
 ) -> Response:
     return Json(page(control.agents(fleet=fleet, state=state.value if state else "", after=after, limit=limit)))

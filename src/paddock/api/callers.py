@@ -76,6 +76,7 @@ ByDep = Annotated[str, Depends(_by)]
 KeyDep = Annotated[str, Depends(_key)]
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many items a page holds at the most.")]
+AgentsLimit = Annotated[int, Query(ge=1, le=5000, description="How many agents a page holds at the most.")]
 After = Annotated[str, Query(max_length=500, description="`next` of the page before; empty: the first page.")]
 WaitS = Annotated[
     float, Query(ge=0, le=300, allow_inf_nan=False, description="Wait so many seconds at the most for its end.")

@@ -27,6 +27,8 @@ from typing import Any
 import msgspec
 
 from paddock.app.process import is_alive, start_ticks
+from paddock.app.room import no_room
+from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
 
 FORMAT = 1
@@ -219,6 +221,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync_folder(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -238,6 +241,7 @@ def write_once(path: Path, text: str) -> None:
             os.link(temporary, path)
         except FileExistsError:
             return
+        sync_folder(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -305,7 +309,9 @@ def _read_card(card: Path) -> str:
 
 
 def _probe(folder: Path) -> None:
-    """Write a byte now, so that a full or read-only disk is told before anything starts."""
+    """Look for room and write a byte now, so that a full or read-only disk is told before anything starts."""
+    if no_room(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")
         file.flush()

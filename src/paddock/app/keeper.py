@@ -43,6 +43,15 @@ class RoleFailed(Unavailable):
     code = "role-failed"
 
 
+@dataclass(frozen=True)
+class Unwell:
+    """Why a role does not work though it runs."""
+
+    why: str
+    sure: bool = False
+    """It will not get well by itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Role:
     """One process to keep alive."""
@@ -52,9 +61,9 @@ class Role:
     """Start it in a session of its own and return its pid."""
     waits_for: Callable[[], Awaitable[str]]
     """What it still waits for, or empty when it is ready."""
-    unwell: Callable[[], Awaitable[str]] | None = None
-    """Why it does not work though it runs, or empty. Asked now and then; a role that is unwell `UNWELL_MAX` times in a
-    row is ended, and so started anew."""
+    unwell: Callable[[], Awaitable[Unwell | None]] | None = None
+    """Asked every `UNWELL_EVERY_S`; a role that is surely unwell, or `UNWELL_MAX` times in a row, is ended, and so
+    started anew."""
     ready_s_max: float = 60.0
     stop_s_max: float = 15.0
     stopping: str = ""
@@ -220,10 +229,10 @@ class Keeper:
         """Return when its process has ended, by itself or because it does not work."""
         times = 0
         while role.unwell is not None and not await _within(watched.woken, UNWELL_EVERY_S):
-            why = await role.unwell()
-            times = times + 1 if why else 0
-            if times >= UNWELL_MAX and not self.stopping:
-                self.say(f"{role.name} (pid {watched.running.pid}) runs but does not work ({why}): ending it")
+            unwell = await role.unwell()
+            times = times + 1 if unwell else 0
+            if unwell and (unwell.sure or times >= UNWELL_MAX) and not self.stopping:
+                self.say(f"{role.name} (pid {watched.running.pid}) runs but does not work ({unwell.why}): ending it")
                 await self._end(role, watched.running)
                 times = 0
         await watched.woken.wait()
@@ -291,6 +300,7 @@ class Keeper:
         watched = Watched(running)
         self.say(f"stopping {role.name} (pid {running.pid}){role.stopping and f': {role.stopping}'}")
         send(running.pid, running.start_ticks, signal.SIGTERM)
+        send(running.pid, running.start_ticks, signal.SIGCONT)  # one that was stopped would never see it
         begin = time.monotonic()
         while not await _within(watched.woken, min(5.0, role.stop_s_max)):
             waited_s = time.monotonic() - begin

@@ -17,10 +17,10 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from paddock.app.data import DataDir, explain
-from paddock.app.keeper import Keeper, Role, Say, spawn
+from paddock.app.keeper import Keeper, Role, Say, Unwell, spawn
 from paddock.app.process import send
-from paddock.app.room import DiskWatch, no_room
-from paddock.model.errors import Refused, Unavailable
+from paddock.app.room import ROOM_BYTES, DiskWatch, free_bytes
+from paddock.model.errors import DataDirError, Refused, Unavailable
 
 NODE = "local"
 """The node of the machine that `paddock up` runs on."""
@@ -68,17 +68,29 @@ def _role(data: DataDir, name: str, *options: str, stop_s_max: float, stopping: 
     return Role(name=name, spawn=start, waits_for=waits_for, stop_s_max=stop_s_max, stopping=stopping)
 
 
-async def _fabric_unwell(data: DataDir, disk: DiskWatch) -> str:
-    from paddock.app.roles import fabric_unwell
+async def _fabric_unwell(data: DataDir, disk: DiskWatch) -> Unwell | None:
+    """While the disk is full nothing is better after a new start."""
+    from paddock.app.roles import fabric_broken, fabric_unwell
 
-    return disk.unwell() or ("" if no_room(data.path) else await fabric_unwell(data))
+    if why := disk.unwell():
+        return Unwell(why, sure=True)
+    if free_bytes(data.path) < ROOM_BYTES:
+        return None
+    if broken := await fabric_broken(data):
+        return Unwell(broken, sure=True)
+    why = await fabric_unwell(data)
+    return Unwell(why) if why else None
 
 
 async def _spawn_fabric(data: DataDir, durability: str) -> int:
     from paddock.fabric import embedded
 
     server = await embedded.start(data.fabric, durability=durability)
-    data.announce("fabric", pid=server.pid, url=server.url)
+    try:
+        data.announce("fabric", pid=server.pid, url=server.url)
+    except DataDirError:
+        await server.stop()  # nobody would find it again
+        raise
     return server.pid
 
 
@@ -146,15 +158,16 @@ def journal(data: DataDir) -> Say:
 
 
 def keeper(data: DataDir, *, port: int, durability: str, say: Say) -> Keeper:
-    """The keeper of this machine, whose words also go to log/keeper.log. A server that lives keeps its port."""
+    """The keeper of this machine, whose words also go to log/keeper.log. A server that lives keeps its port, also for
+    when it dies later."""
     write = journal(data)
 
     def say_both(text: str) -> None:
         write(text)
         say(text)
 
-    if data.running("server") is None:
-        port = choose_port(port)
+    server = data.running("server")
+    port = (urlsplit(server.url).port or port) if server is not None else choose_port(port)
     return Keeper(data, roles(data, port=port, durability=durability), say_both)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -22,11 +23,17 @@ from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
 from paddock.app.room import no_room
-from paddock.control.server import ControlServer
 from paddock.fabric import subjects
+from paddock.fabric.broken import Watcher
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
 from paddock.model.errors import PaddockError
+
+GC_OBJECTS = 10_000
+"""The garbage collector looks when so many objects more were made than went."""
+if TYPE_CHECKING:
+    # Each role imports what is its own when it starts: a node that comes back has no time for the server's modules.
+    from paddock.control.server import ControlServer
 
 NATS_URL = "PADDOCK_NATS_URL"
 """A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
@@ -82,6 +89,18 @@ async def fabric_unwell(data: DataDir) -> str:
     return ""
 
 
+async def fabric_broken(data: DataDir) -> str:
+    """Which streams of the fabric take no more writes until it is started anew, or empty."""
+    try:
+        watcher = await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"))
+    except PaddockError:
+        return ""  # `fabric_unwell` tells of that
+    try:
+        return await watcher.broken()
+    finally:
+        await watcher.close()
+
+
 def run_server(data: DataDir, *, port: int) -> int:
     """The server role; returns its exit code."""
     with data.claim("server", url=f"http://127.0.0.1:{port}"):
@@ -98,6 +117,9 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
     import uvloop
 
     _log_to_stderr()
+    # What is there now stays; and of the many small things that a role makes, few live long enough to be looked at.
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS)
     uvloop.run(main)
     return 0
 
@@ -106,6 +128,8 @@ async def _server(data: DataDir, port: int) -> None:
     from paddock.alerts import make_sender
     from paddock.api.app import create_app
     from paddock.api.serve import bind, serve
+    from paddock.control.server import ControlServer
+    from paddock.control.status import nothing_broken
     from paddock.record.sql import SqlRecord
 
     stopping, _ = _stop_signals()
@@ -113,7 +137,15 @@ async def _server(data: DataDir, port: int) -> None:
     url = os.environ.get(RECORD_URL) or f"sqlite:///{data.record_db}"
     record = await asyncio.to_thread(SqlRecord.open, url)
     fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=True)
-    control = ControlServer(fabric, record, SystemClock(), no_room=partial(no_room, data.path), senders=make_sender)
+    watcher = await _watcher(data)
+    control = ControlServer(
+        fabric,
+        record,
+        SystemClock(),
+        no_room=partial(no_room, data.path),
+        senders=make_sender,
+        broken=watcher.broken if watcher is not None else nothing_broken,
+    )
     try:
         await fabric.ensure(*subjects.STREAMS)
         await control.start()
@@ -125,8 +157,17 @@ async def _server(data: DataDir, port: int) -> None:
             failing.cancel()
     finally:
         await control.stop()
+        if watcher is not None:
+            await watcher.close()
         await fabric.close()
         record.close()
+
+
+async def _watcher(data: DataDir) -> Watcher | None:
+    """A fabric of the user's own does not know who we would ask as."""
+    if os.environ.get(NATS_URL):
+        return None
+    return await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"), wait=True)
 
 
 async def _stop_when_failed(control: ControlServer, stopping: asyncio.Event) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from paddock.app.data import DataDir
+if TYPE_CHECKING:
+    from paddock.app.data import DataDir
 
 FULL_BYTES = 4 * 1024 * 1024
 """With less than this free, what must be on disk cannot be promised any more."""
 ROOM_BYTES = 16 * 1024 * 1024
+"""With so much free, a fabric that failed a write is started anew."""
 
 
 def free_bytes(path: Path) -> int:
@@ -26,7 +29,8 @@ def no_room(path: Path) -> str:
 
 class DiskWatch:
     """Whether the fabric that runs met a full disk and has room again. A broker that failed a write for lack of space
-    takes none on that stream until it is started anew; and whether it failed one cannot be asked."""
+    takes none on that stream until it is started anew, and knows of it only once somebody else tried (it deletes what
+    was acknowledged, too)."""
 
     def __init__(self, data: DataDir) -> None:
         self._data = data

@@ -6,7 +6,7 @@ load ──> check every new or changed template on a node ──> plan ──> 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -17,6 +17,7 @@ from paddock.control.nodes import Nodes
 from paddock.control.owner import each
 from paddock.decide.plan import plan as make_plan
 from paddock.decide.plan import plan_notifications
+from paddock.decide.room import lack
 from paddock.decide.schedule import unknown_methods
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, NotFound, PaddockError, Refused, TemplateBroken, Unavailable
@@ -65,6 +66,7 @@ class Apply:
             told = plan_notifications(manifest.notifications, self._mirror.notifications)
             plan = msgspec.structs.replace(self._plan(checked, prune), notifications=told)
             todo = [change for change in plan.changes if change.kind != "none"]
+            self._check_room({change.fleet: checked.get(change.fleet) for change in todo})
             await self._nobody_else(todo, expect)
             if plan.notifications:
                 last = await self._fabric.last(subjects.WANTED, _TOLD)
@@ -89,6 +91,7 @@ class Apply:
             if replicas == wanted.spec.replicas:
                 return
             spec = msgspec.structs.replace(wanted.spec, replicas=replicas)
+            self._check_room({name: spec})
             await self._store(name, msgspec.json.encode(spec), wanted.seq)
             text = f"{name} scaled from {wanted.spec.replicas} to {replicas} agents"
             await self._events.tell("fleet.scaled", name, text, by=by, data={"replicas": replicas})
@@ -154,6 +157,15 @@ class Apply:
         if problems:
             raise Refused("; ".join(problems))
         return specs
+
+    def _check_room(self, changed: Mapping[str, FleetSpec | None]) -> None:
+        """Refuse what would end half-way: more agents than the nodes say they can hold. None: the fleet goes. Who
+        takes agents away may always do so."""
+        before = {name: len(wanted.names) for name, wanted in self._mirror.fleets.items()}
+        after = before | {name: len(spec.names()) if spec else 0 for name, spec in changed.items()}
+        wanted = sum(after.values())
+        if wanted > sum(before.values()) and (why := lack(wanted, self._mirror.live())):
+            raise Refused(why)
 
     def _is_new(self, spec: FleetSpec) -> bool:
         known = self._mirror.fleets.get(spec.name)

@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 TICK_S_MAX = 5.0
 """The clock is looked at this often while there are schedules, for the host's clock may be set."""
 RETRY_S = 1.0
+AHEAD_S_MAX = 2 * 3600.0
+"""A mark further in the future was made while the clock was set ahead by mistake. One less far stands: the clock was
+set back a little, and each time of its face fires once."""
 
 
 class Crons:
@@ -68,7 +71,8 @@ class Crons:
     async def _fleet(self, spec: FleetSpec) -> float:
         now = self._clock.now()
         for schedule in spec.schedules:
-            if (spec.name, schedule.name) not in self._mirror.crons:
+            known = self._mirror.crons.get((spec.name, schedule.name))
+            if known is None or known.at > now + AHEAD_S_MAX:
                 await self._mark(spec.name, schedule.name, now)  # seen first: nothing before this was missed
             mark = self._mirror.crons.get((spec.name, schedule.name), CronMark(now))
             for _, fire_at in due([schedule], mark.at, now):

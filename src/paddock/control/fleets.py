@@ -60,6 +60,8 @@ class Fleets:
         """fleet → since when it waits for what it depends on."""
         self._clearing: dict[str, float] = {}
         """deleted fleet → since when its agents are waited for."""
+        self.found: dict[str, dict[str, list[str]]] = {}
+        """fleet → node → agents that were found there, of a fleet whose placements were lost: they stay there."""
         self._nodes: dict[str, NodeStatus] = {}
         self._load: Counter[str] = Counter()
         """node → agents of all fleets placed on it, as this pass knows it."""
@@ -120,17 +122,18 @@ class Fleets:
         self._clearing.pop(spec.name, None)
         if not self._nodes:
             return  # nobody could run it; what is placed stays, for a node that comes back
-        current = {node: list(placement.names) for node, placement in placed.items() if node in self._nodes}
+        there = {node: placement.names for node, placement in placed.items()} or self.found.get(spec.name, {})
+        current = {node: list(names) for node, names in there.items() if node in self._nodes}
         target = place(spec.names(), list(self._nodes.values()), current, load=self._load)
         for node in sorted(self._nodes):
             wanted = Placement(spec=spec, names=list(target.get(node, [])))
-            there = placed.get(node)
-            if there is None and not wanted.names:
+            before = placed.get(node)
+            if before is None and not wanted.names:
                 continue
-            if there != wanted:
+            if before != wanted:
                 await self._place(node, spec.name, msgspec.json.encode(wanted))
                 # Told by the nodes only once these agents run: the next fleet of this pass must know it now.
-                self._load[node] += len(wanted.names) - (len(there.names) if there is not None else 0)
+                self._load[node] += len(wanted.names) - (len(before.names) if before is not None else 0)
         for node in [node for node in placed if node not in self._nodes]:
             await self._unplace(node, spec.name)
 

@@ -26,6 +26,10 @@ RETRY_S = 0.5
 IDENTITY_S = 5.0
 """How often a tail that has caught up looks whether its stream is still the same one, not one made anew."""
 
+QUEUE_LAG_S = 0.1
+"""Queued tasks are read so long after the first of them: of the short ones most have ended by then, and their results
+say all there is to record. Who asks for one meanwhile gets the answer from the queue itself."""
+
 Take = Callable[[Place, Stored], Awaitable[None]]
 
 
@@ -129,11 +133,13 @@ class Intake:
     async def _read_on(self, read: _Read, take: Take) -> None:
         """Take all that comes next; return once the stream is found to be another one of the same name."""
         looked_at = self._clock.monotonic()
-        tail = self._fabric.tail(read.stream, after_seq=read.seq)
+        lag_s = QUEUE_LAG_S if read.stream.startswith("WORK_") else 0.0
+        tail = self._fabric.tail(read.stream, after_seq=read.seq, lag_s=lag_s)
         try:
             async for batch in tail:
                 for stored in batch:
-                    await self._recorder.room()
+                    if self._recorder.full:
+                        await self._recorder.room()
                     await take(Place(read.stream, stored.seq, read.created or ""), stored)
                     read.seq = stored.seq
                 if batch:
@@ -160,14 +166,15 @@ class Intake:
     async def _take_task(self, place: Place, stored: Stored) -> None:
         fleet, task_id = _fleet_and_id(stored.subject)
         try:
-            task = msgspec.json.decode(stored.data, type=Task)
+            task = _read_task(stored.data)
         except msgspec.MsgspecError as error:
             if task_id != "closed":  # see `fleets.Fleets._close`
                 log.error("unreadable task", subject=stored.subject, error=str(error))
             self._recorder.passed(place)
             return
         # The subject is what the fabric enforces; what the body says of itself does not count.
-        task = msgspec.structs.replace(task, id=task_id, fleet=fleet, submitted_at=task.submitted_at or stored.at)
+        if (task.id, task.fleet) != (task_id, fleet) or not task.submitted_at:
+            task = msgspec.structs.replace(task, id=task_id, fleet=fleet, submitted_at=task.submitted_at or stored.at)
         self._recorder.queued(task, place)
 
     async def _take_result(self, place: Place, stored: Stored) -> None:
@@ -241,8 +248,10 @@ def read_result(stored: Stored) -> TaskResult:
     """The result as stored; one that cannot be read is a failure that says so: the task has ended nevertheless."""
     fleet, task_id = _fleet_and_id(stored.subject)
     try:
-        result = msgspec.json.decode(stored.data, type=TaskResult)
+        result = _read_result(stored.data)
         if result.state.ended:
+            if (result.id, result.fleet) == (task_id, fleet) and result.finished_at:
+                return result
             return msgspec.structs.replace(result, id=task_id, fleet=fleet, finished_at=result.finished_at or stored.at)
         why = f"its state is {result.state}, which is no end"
     except msgspec.MsgspecError as error:
@@ -257,6 +266,10 @@ def read_result(stored: Stored) -> TaskResult:
         finished_at=stored.at,
         submitted_at=stored.at,
     )
+
+
+_read_task = msgspec.json.Decoder(Task).decode
+_read_result = msgspec.json.Decoder(TaskResult).decode
 
 
 def _fleet_and_id(subject: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from paddock.control.changes import Changes
 from paddock.control.owner import Owner, within
 from paddock.control.views import nearest
 from paddock.fabric import subjects
+from paddock.fabric.follow import Followed
 from paddock.model.agent import AgentState, AgentStatus, NodeStatus
 from paddock.model.errors import NotFound, TimedOut, Unavailable
 from paddock.model.fleet import FleetSpec, Placement
@@ -38,6 +39,10 @@ TRIES_MAX = 120
 _WANTED = "$KV.wanted."
 _NOW = "$KV.now."
 _OUT = (AgentState.STOPPED, AgentState.FAILED, AgentState.QUARANTINED)
+
+
+class BucketLost(Unavailable):
+    """A bucket is not the one that was read: what is known of it says nothing of what is there now."""
 
 
 class CronMark(msgspec.Struct, frozen=True):
@@ -168,17 +173,20 @@ class Mirror:
     # -- intake ----------------------------------------------------------------------------------------------------
 
     async def _follow(self, stream: str, take: Callable[[Stored], None], ready: asyncio.Event) -> None:
-        after, tries = 0, 0
+        followed, tries = Followed(self._fabric, self._clock, stream), 0
         while True:
             try:
-                async for batch in self._fabric.tail(stream, after_seq=after):
+                async for batch in followed.batches():
                     tries = 0
                     for stored in batch:
                         self._take(stream, take, stored)
-                        after = stored.seq
                     if not batch:
                         self._caught_up.add(stream)
                         ready.set()
+                if stream in self._caught_up:
+                    raise BucketLost(f"the fabric lost its store and has made {stream} anew: the server starts anew")
+            except BucketLost:
+                raise
             except (NotFound, Unavailable) as error:
                 # A fabric that has just come back may not know its streams yet; one that lost them stays without.
                 tries += 1

@@ -1,8 +1,11 @@
-"""What the recorder knows and the record does not yet: rows waiting to be written, and the newest view of each task."""
+"""What the recorder knows and the record does not yet: rows waiting to be written, and what they say of each task.
+
+A view is made when somebody asks for it: of most tasks nobody does in the moment before they are written.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -18,7 +21,7 @@ ROWS_MAX = 10_000
 Running = tuple[str, str, str, int, float]
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """A message of a stream; `created` tells apart streams of one name."""
 
     stream: str = ""
@@ -29,7 +32,7 @@ class Place(msgspec.Struct, frozen=True):
 NOWHERE = Place()
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One thing to write; `place` says how far its stream has been read with it."""
 
     what: Task | TaskResult | StoredEvent | Running | None
@@ -40,9 +43,7 @@ class Pending:
     def __init__(self) -> None:
         self._rows: deque[Row] = deque()
         self._agents: dict[str, AgentStatus] = {}
-        self._views: dict[str, TaskView] = {}
-        self._open: Counter[str] = Counter()
-        """task id → rows about it that wait, so that its view is dropped with the last."""
+        self._told: dict[str, _Told] = {}
         self._taken: tuple[list[Row], list[AgentStatus]] = ([], [])
 
     def __len__(self) -> int:
@@ -52,23 +53,30 @@ class Pending:
     def full(self) -> bool:
         return len(self._rows) + len(self._taken[0]) >= ROWS_MAX
 
-    def add(self, row: Row) -> TaskView | None:
-        """Queue a row; returns the task's newest view when the row is about a task."""
+    def add(self, row: Row) -> None:
+        """Queue a row."""
         self._rows.append(row)
-        task_id = _task_id(row.what)
-        if task_id is None:
-            return None
-        self._open[task_id] += 1
-        view = self._advance(self._views.get(task_id), row.what)
-        self._views[task_id] = view
-        return view
+        task_id = task_of(row.what)
+        if task_id is not None:
+            told = self._told.get(task_id)
+            if told is None:
+                told = self._told[task_id] = _Told()
+            told.what.append(row.what)
+            told.unwritten += 1
 
     def add_agent(self, status: AgentStatus) -> None:
         """Queue an agent's status; only its newest is written."""
         self._agents[status.id] = status
 
     def view(self, task_id: str) -> TaskView | None:
-        return self._views.get(task_id)
+        """What the rows that wait, and those written since the first of them, say of a task."""
+        told = self._told.get(task_id)
+        if told is None:
+            return None
+        view: TaskView | None = None
+        for what in told.what:
+            view = self._advance(view, what)
+        return view
 
     def take(self, rows_max: int) -> Batch:
         """The next batch. It stays visible until `done` says that it was written; taken again until then."""
@@ -87,12 +95,12 @@ class Pending:
         rows, _ = self._taken
         self._taken = ([], [])
         for row in rows:
-            task_id = _task_id(row.what)
+            task_id = task_of(row.what)
             if task_id is not None:
-                self._open[task_id] -= 1
-                if not self._open[task_id]:
-                    del self._open[task_id]
-                    self._views.pop(task_id, None)
+                told = self._told[task_id]
+                told.unwritten -= 1
+                if not told.unwritten:
+                    del self._told[task_id]
 
     @staticmethod
     def _advance(known: TaskView | None, what: Any) -> TaskView:
@@ -103,6 +111,16 @@ class Pending:
         task_id, fleet, agent, attempt, started_at = what
         base = known or TaskView(id=task_id, fleet=fleet, method="", state=TaskState.QUEUED)
         return started(base, agent, attempt, started_at)
+
+
+class _Told:
+    """What was told of one task since it was last written to the end; `unwritten` of it waits."""
+
+    __slots__ = ("unwritten", "what")
+
+    def __init__(self) -> None:
+        self.what: list[Any] = []
+        self.unwritten = 0
 
 
 def started(view: TaskView, agent: str, attempt: int, started_at: float) -> TaskView:
@@ -142,7 +160,8 @@ def batch_of(rows: list[Row], agents: list[AgentStatus]) -> Batch:
     )
 
 
-def _task_id(what: Task | TaskResult | StoredEvent | Running | None) -> str | None:
+def task_of(what: Task | TaskResult | StoredEvent | Running | None) -> str | None:
+    """The id of the task that a row is about, if it is about one."""
     if isinstance(what, Task | TaskResult):
         return what.id
     return what[0] if isinstance(what, tuple) else None

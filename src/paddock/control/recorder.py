@@ -18,14 +18,14 @@ from paddock.control import views
 from paddock.control.archive import Archive
 from paddock.control.changes import Changes
 from paddock.control.owner import Wake, within
-from paddock.control.pending import NOWHERE, Pending, Place, Row, Running, started
+from paddock.control.pending import NOWHERE, Pending, Place, Row, Running, started, task_of
 from paddock.control.rate import Rate
 from paddock.control.waiters import Waiters
 from paddock.model.agent import AgentStatus, Event
 from paddock.model.errors import PaddockError, Unavailable
 from paddock.model.task import Task, TaskResult, TaskState, TaskView
 from paddock.ports.clock import Clock
-from paddock.ports.record import Batch, StoredEvent
+from paddock.ports.record import Batch, RecordGone, StoredEvent
 
 log = structlog.get_logger(__name__)
 
@@ -67,41 +67,44 @@ class Recorder:
         """Streams that have not been read to their end since this server started."""
 
     @property
-    def knows_all(self) -> bool:
-        """Whether a task that neither memory nor record knows does not exist."""
-        return not (self._pending or self.problem or self.behind)
-
-    @property
     def waiting(self) -> int:
         """Rows not written yet."""
         return len(self._pending)
 
     # -- intake ----------------------------------------------------------------------------------------------------
 
+    @property
+    def full(self) -> bool:
+        """No more rows now: wait for `room`."""
+        return self._pending.full
+
     async def room(self) -> None:
         """Wait until there is room for more rows."""
         await self._room.wait()
 
-    def queued(self, task: Task, place: Place = NOWHERE) -> TaskView:
+    def queued(self, task: Task, place: Place = NOWHERE) -> None:
         """A task was accepted. Without a place: told by who accepted it, the stream will tell it again."""
         if place is NOWHERE and self._pending.full:
-            return views.of_task(task)  # the tail will bring it once there is room
-        return self._add(Row(task, place)) or views.of_task(task)
+            return  # the tail will bring it once there is room
+        self._add(Row(task, place))
 
     def running(self, note: Running) -> None:
         if not self._pending.full:
             self._add(Row(note))
 
-    def ended(self, result: TaskResult, place: Place = NOWHERE) -> TaskView:
-        view = self._add(Row(result, place)) or views.of_result(result)
+    def ended(self, result: TaskResult, place: Place = NOWHERE) -> None:
+        self._add(Row(result, place))
         self._progress.pop(result.id, None)
         now = self._clock.monotonic()
-        self._rates.setdefault(result.fleet, Rate(now)).add(now)
+        rate = self._rates.get(result.fleet)
+        if rate is None:
+            rate = self._rates[result.fleet] = Rate(now)
+        rate.add(now)
         if place is not NOWHERE:
             for callback in self.on_ended:
                 callback(result)
-        self.waiters.resolve(view)
-        return view
+        if self.waiters.awaited(result.id):
+            self.waiters.resolve(self.pending_view(result.id) or views.of_result(result))
 
     def happened(self, event: Event, place: Place) -> None:
         self._add(Row(StoredEvent(place.seq, event, place.created), place))
@@ -126,17 +129,22 @@ class Recorder:
         if view is not None and self._changes.watched:
             self._changes.publish("task", self.with_progress(view))
 
-    def _add(self, row: Row) -> TaskView | None:
-        before = self._pending.view(row.what.id) if isinstance(row.what, Task | TaskResult) else None
-        view = self._pending.add(row)
+    def _add(self, row: Row) -> None:
+        told = task_of(row.what) if self._changes.watched else None
+        before = self._pending.view(told) if told is not None and not isinstance(row.what, tuple) else None
+        self._pending.add(row)
         if self._pending.full:
             self._room.clear()
         self._wake.set()
+        view = self._pending.view(told) if told is not None else None
         if view is not None and (before is None or before.state != view.state):
             self._changes.publish("task", view)
-        return view
 
     # -- answers ---------------------------------------------------------------------------------------------------
+
+    def pending_view(self, task_id: str) -> TaskView | None:
+        """What is known of a task that is not in the record yet."""
+        return self._pending.view(task_id)
 
     async def view(self, task_id: str) -> TaskView | None:
         """The newest known of a task; `Unavailable` when the record does not answer and memory does not know."""
@@ -155,9 +163,8 @@ class Recorder:
             newest = started(recorded, newest.agent or "", newest.attempts, newest.started_at or 0.0)
         return self.with_progress(newest) if newest is not None else None
 
-    async def forgotten(self, task_id: str) -> bool:
-        """Forget what is kept no longer, now, up to this task; True when the record does not know it any more."""
-        now = self._clock.now()
+    async def forgotten(self, task_id: str, now: float) -> bool:
+        """Forget what is kept no longer, up to this task; True when the record does not know it any more."""
         for _ in range(FORGET_ROUNDS_MAX):
             if await self._archive.read(lambda: self._archive.record.task(task_id)) is None:
                 return True
@@ -208,6 +215,8 @@ class Recorder:
             try:
                 await self._write(self._pending.take(BATCH_ROWS_MAX))
                 break
+            except RecordGone:
+                raise  # this server cannot go on; the next one opens what is there now, and reads the streams again
             except Unavailable as error:
                 self.problem = error.message
                 log.warning("record does not answer", error=error.message, rows_waiting=self.waiting)
@@ -230,7 +239,7 @@ class Recorder:
             try:
                 await self._write(batch)
             except Unavailable:
-                return False
+                return False  # also when it is gone: the next try says so
             except Exception as error:
                 log.error("row left out of the record", row=repr(batch)[:500], error=repr(error))
         return True

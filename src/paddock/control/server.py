@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,13 +28,16 @@ from paddock.control.infrastructure import Infrastructure
 from paddock.control.intake import Intake
 from paddock.control.janitor import Janitor
 from paddock.control.later import Later
+from paddock.control.leftovers import Leftovers
 from paddock.control.lost import Lost
 from paddock.control.mirror import Mirror
 from paddock.control.nodes import Nodes
 from paddock.control.owner import Owner, each, within
 from paddock.control.recorder import Recorder
+from paddock.control.restore import Restore
 from paddock.control.service import AlertTest, FleetView, TaskRequest
-from paddock.control.status import Status
+from paddock.control.status import Status, nothing_broken
+from paddock.control.steady import Steady
 from paddock.control.tasks import Parts, Tasks
 from paddock.control.views import nearest
 from paddock.decide.route import choose_fleet
@@ -51,6 +54,8 @@ from paddock.ports.fabric import Fabric
 from paddock.ports.record import Page, Record
 
 PAGE_MAX = 1000
+AGENTS_PAGE_MAX = 5000
+"""Of agents: they come from memory, not from the record."""
 RESTART_S_MAX = 60.0
 LOG_LINES_MAX = 10_000
 LOG_WAIT_S_MAX = 60.0
@@ -70,9 +75,11 @@ class ControlServer:
         no_room: Callable[[], str] = lambda: "",
         dice: Callable[[], float] = _HOST.dice,
         senders: Senders = no_senders,
+        broken: Callable[[], Awaitable[str]] = nothing_broken,
     ) -> None:
         """`no_room`: why nothing more can be accepted (the disk is full), or empty; asked for every task. `dice` rolls
-        in [0, 1). `senders` makes the channels by which people are told."""
+        in [0, 1). `senders` makes the channels by which people are told. `broken`: which streams of the fabric take no
+        more writes, or empty."""
         self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
@@ -84,14 +91,17 @@ class ControlServer:
         self._recorder = Recorder(self._archive, clock, self._changes)
         self._intake = Intake(fabric, clock, self._mirror, self._archive, self._recorder)
         self._fleets = Fleets(fabric, clock, self._mirror, self._events, self._intake.stream_gone)
+        self._restore = Restore(fabric, clock, self._mirror, self._nodes, self._events, self._fleets)
         self._apply = Apply(fabric, clock, self._mirror, self._nodes, self._events, self._fleets.ensure_stream)
         self._later = Later(fabric, clock, self._mirror)
+        steady = Steady(clock)
         door = Door(self._mirror, self._choose)
-        self._tasks = Tasks(Parts(fabric, clock, self._mirror, self._recorder, self._later, door))
+        self._tasks = Tasks(Parts(fabric, clock, steady, self._mirror, self._recorder, self._later, door))
         self._crons = Crons(fabric, clock, self._mirror, self._recorder)
-        lost = Lost(fabric, clock, self._mirror, self._archive, self._recorder)
-        self._janitor = Janitor(self._archive, clock, self._mirror, self._recorder, lost)
-        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder)
+        lost = Lost(fabric, steady, self._mirror, self._archive, self._recorder)
+        self._janitor = Janitor(self._archive, steady, self._mirror, self._recorder, lost)
+        self._leftovers = Leftovers(fabric, clock, self._mirror)
+        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken)
         self.alerts = Alerts(fabric, clock, self._mirror, self._events, senders)
         core = Core(
             fabric,
@@ -127,9 +137,11 @@ class ControlServer:
         self._intake.start(owner)
         owner.loop("recorder", self._recorder.run())
         owner.loop("fleets", self._fleets.run())
+        owner.loop("restore", self._restore.run())
         self._later.start(owner)
         owner.loop("crons", self._crons.run())
         owner.loop("janitor", self._janitor.run())
+        owner.loop("leftovers", self._leftovers.run())
         owner.loop("status", self._status.run())
         self.alerts.start(owner)
         owner.loop("daily", self.daily.run())
@@ -184,7 +196,7 @@ class ControlServer:
 
     def agents(self, *, fleet: str = "", state: str = "", after: str = "", limit: int = 100) -> Page:
         _check_state(state, AgentState)
-        limit = _check_limit(limit)
+        limit = _check_limit(limit, AGENTS_PAGE_MAX)
         found: list[AgentStatus] = []
         for status in self._mirror.agents_after(after, fleet=fleet):
             if state and status.state != state:
@@ -249,7 +261,12 @@ class ControlServer:
         low = request.priority.upper() == Priority.LOW.name
         if why := self._no_room() or (self._infrastructure.shedding if low else ""):
             raise Unavailable(why)
-        return await self._tasks.submit(request, by=by)
+        try:
+            return await self._tasks.submit(request, by=by)
+        except TimedOut as error:
+            if broken := await self._status.broken():
+                raise Unavailable(f"the fabric did not take the task: {broken}; it is being started anew") from error
+            raise
 
     async def task(self, task_id: str) -> TaskView:
         return await self._tasks.task(task_id)
@@ -315,9 +332,9 @@ class ControlServer:
             self._changes.publish("fleet", self._status.fleet(wanted) if wanted else {"name": name, "gone": True})
 
 
-def _check_limit(limit: int) -> int:
-    if not 1 <= limit <= PAGE_MAX:
-        raise Refused(f"limit is {limit}; it must be from 1 to {PAGE_MAX}")
+def _check_limit(limit: int, limit_max: int = PAGE_MAX) -> int:
+    if not 1 <= limit <= limit_max:
+        raise Refused(f"limit is {limit}; it must be from 1 to {limit_max}")
     return limit
 
 

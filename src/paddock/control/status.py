@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -27,8 +27,23 @@ EVERY_S = 1.0
 PING_S_MAX = 2.0
 
 
+async def nothing_broken() -> str:
+    """Where nobody can tell."""
+    return ""
+
+
 class Status:
-    def __init__(self, fabric: Fabric, clock: Clock, mirror: Mirror, archive: Archive, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        clock: Clock,
+        mirror: Mirror,
+        archive: Archive,
+        recorder: Recorder,
+        broken: Callable[[], Awaitable[str]],
+    ) -> None:
+        """`broken`: which streams of the fabric take no more writes, or empty."""
+        self.broken = broken
         self._fabric = fabric
         self._clock = clock
         self._mirror = mirror
@@ -114,6 +129,8 @@ class Status:
         """Connected is not enough: after a full disk a broker may answer and take no writes."""
         if not self._fabric.connected:
             return "not connected; it is being tried again"
+        if broken := await self.broken():
+            return broken
         try:
             await self._fabric.store(subjects.well("server"), b"", timeout_s=PING_S_MAX)
         except PaddockError as error:

@@ -41,6 +41,8 @@ class Parts(msgspec.Struct, frozen=True):
 
     fabric: Fabric
     clock: Clock
+    steady: Clock
+    """By which a key is free again."""
     mirror: Mirror
     recorder: Recorder
     later: Later
@@ -54,7 +56,7 @@ def _new_id() -> str:
 class Tasks:
     def __init__(self, parts: Parts, *, new_id: Callable[[], str] = _new_id) -> None:
         self._fabric = parts.fabric
-        self._clock = parts.clock
+        self._clock, self._steady = parts.clock, parts.steady
         self._mirror = parts.mirror
         self._recorder = parts.recorder
         self._later = parts.later
@@ -80,13 +82,14 @@ class Tasks:
             view = await self._recorder.view(task.id)
         except Unavailable:
             view = None  # the fabric keeps results at least as long as they may be asked for
-        if view is not None and view.kept_until is not None and view.kept_until <= self._clock.now():
-            view = None if await self._recorder.forgotten(task.id) else view
+        now = self._steady.now()
+        if view is not None and view.kept_until is not None and view.kept_until <= now:
+            view = None if await self._recorder.forgotten(task.id, now) else view
         if view is None:
             view = await self._in_fabric(task.fleet, task.id)
         if view is None:
             return None
-        if view.kept_until is not None and view.kept_until <= self._clock.now():
+        if view.kept_until is not None and view.kept_until <= now:
             # Its result is kept no longer, so the key is free again.
             await self._fabric.purge(subjects.RESULTS, subjects.result(task.fleet, task.id))
             return None
@@ -114,7 +117,8 @@ class Tasks:
                 f"the queue of {task.fleet} is full ({wanted.spec.queue_limit} tasks); try again later",
                 retry_after_s=retry_after_s(wanted.spec.queue_limit, self._recorder.per_s(task.fleet)),
             ) from error
-        return self._recorder.queued(task)
+        self._recorder.queued(task)
+        return self._recorder.pending_view(task.id) or views.of_task(task)
 
     async def _store(self, subject: str, task: Task) -> None:
         """Store it once, even when the answer to a first try was lost."""
@@ -153,14 +157,14 @@ class Tasks:
             if view is None:
                 raise
             return view
-        if view is None and not self._recorder.knows_all:
+        if view is None:
             view = await self._search(task_id)
         if view is None:
             raise NotFound(f"there is no task {task_id!r}: it never was, or its kept-for time is over")
         return view
 
     async def _search(self, task_id: str) -> TaskView | None:
-        """Find a task by its id alone, fleet by fleet; only while the recorder is behind."""
+        """Find a task by its id alone, fleet by fleet: the recorder may not have read of it yet."""
         for fleet in [*self._mirror.fleets, *self._mirror.gone]:
             view = await self._in_fabric(fleet, task_id)
             if view is not None:
@@ -217,7 +221,8 @@ class Tasks:
             result = read_result(stored) if stored is not None else result
             if result.state is not TaskState.CANCELLED:
                 raise Conflict(f"task {task_id} has ended already: it is {result.state}") from None
-        ended = self._recorder.ended(result)
+        self._recorder.ended(result)
+        ended = self._recorder.pending_view(task_id) or views.of_result(result)
         await sweep(self._fabric, view.fleet, task_id)
         self._fabric.publish(subjects.node_op("all"), msgspec.json.encode({"op": "cancel", "task": task_id}))
         return ended

@@ -36,6 +36,9 @@ class Waiters:
             self._by_task.pop(task_id, None)
         future.cancel()
 
+    def awaited(self, task_id: str) -> bool:
+        return task_id in self._by_task
+
     def resolve(self, view: TaskView) -> None:
         for future in self._by_task.get(view.id, ()):
             if not future.done():

@@ -87,7 +87,9 @@ def backoff_s(policy: Restart, in_a_row: int, dice: float) -> float:
 def describe(exit: Exit) -> str:
     """How a process ended, in words."""
     if exit.oom:
-        return "killed for using more memory than it may"
+        return "killed by the kernel: out of memory"
+    if exit.oom is None:
+        return "killed by SIGKILL, perhaps by the kernel, which was out of memory at that time"
     if exit.signal is not None:
         return f"killed by {signal_name(exit.signal)}"
     if exit.code is not None:

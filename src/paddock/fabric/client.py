@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,6 +39,10 @@ WAKE_EVERY_S = 0.003
 """Wakes of one stream by one connection are at least this far apart."""
 RECOVERY_S = 10.0
 READ_BYTES_MAX = 8 * 1024 * 1024
+READ_MESSAGES_MAX = 500
+"""In one page."""
+
+T = TypeVar("T")
 
 
 async def connect(
@@ -55,7 +59,8 @@ async def connect(
     identity may subscribe to, such as `_INBOX.executor.0`. `wait`: keep trying instead of Unavailable."""
     if creds_path is not None:
         try:
-            creds = await asyncio.to_thread(Path(creds_path).read_text)
+            # A thread for a kilobyte would cost every agent its stack and an arena.
+            creds = Path(creds_path).read_text()
         except OSError as error:
             raise Refused(f"credentials at {creds_path} cannot be read: {error.strerror}") from error
     held = await Connection.open(url, creds=Creds.parse(creds), inbox=inbox, name=name, timeout_s=timeout_s, wait=wait)
@@ -116,17 +121,26 @@ class NatsFabric:
         self._wake(acknowledged.stream)
         return acknowledged.seq
 
-    async def read(self, stream: str, *, after_seq: int = 0, subject: str = ">", limit: int = 500) -> Sequence[Stored]:
+    async def read(
+        self, stream: str, *, after_seq: int = 0, subject: str = ">", limit: int = READ_MESSAGES_MAX
+    ) -> Sequence[Stored]:
+        found, _ = await self._read(stream, after_seq, subject, limit)
+        return found
+
+    async def _read(self, stream: str, after_seq: int, subject: str, limit: int) -> tuple[list[Stored], bool]:
+        """What comes next, and whether there is more."""
         found: list[Stored] = []
-        done: asyncio.Future[None] = self._loop.create_future()
+        done: asyncio.Future[bool] = self._loop.create_future()
 
         def on_reply(_: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
             if done.done():
                 return
             if not status:
                 found.append(stored_of(headers, data))
-            elif status.startswith(("204", "404")):
-                done.set_result(None)
+            elif status.startswith("204"):
+                done.set_result(headers.get("Nats-Num-Pending") != "0")
+            elif status.startswith("404"):
+                done.set_result(False)
             elif status.startswith("503"):
                 done.set_exception(NotFound(f"there is no stream {stream}"))
             else:
@@ -134,10 +148,10 @@ class NatsFabric:
 
         ask = {"seq": after_seq + 1, "next_by_subj": subject, "batch": limit, "max_bytes": READ_BYTES_MAX}
         try:
-            await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
+            more = await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
         except NotFound as error:
             raise await self._really_missing(error, stream) from error
-        return found
+        return found, more
 
     async def last(self, stream: str, subject: str) -> Stored | None:
         answer = await self.connection.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout_s=5.0)
@@ -151,25 +165,30 @@ class NatsFabric:
     async def purge(self, stream: str, subject: str) -> int:
         return (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
 
-    async def tail(self, stream: str, *, subject: str = ">", after_seq: int = 0) -> AsyncIterator[Sequence[Stored]]:
+    async def tail(
+        self, stream: str, *, subject: str = ">", after_seq: int = 0, lag_s: float = 0.0
+    ) -> AsyncIterator[Sequence[Stored]]:
         woken = asyncio.Event()
         held = self.connection.subscribe(wake(stream), lambda *_: woken.set())
         try:
             while True:
                 woken.clear()
                 try:
-                    batch = await self.read(stream, after_seq=after_seq, subject=subject)
+                    batch, more = await self._read(stream, after_seq, subject, READ_MESSAGES_MAX)
                 except (Unavailable, TimedOut):
                     await asyncio.sleep(0.05)
                     await self.connection.wait_connected()
                     continue
                 if batch:
                     after_seq = batch[-1].seq
-                yield batch
-                if not batch:
+                    yield batch
+                if not more:
+                    yield []
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(TICK_S):
                             await woken.wait()
+                            if lag_s:
+                                await asyncio.sleep(lag_s)
         finally:
             held.close()
 
@@ -298,8 +317,8 @@ class NatsFabric:
         return reply
 
     async def _converse(
-        self, subject: str, ask: Mapping[str, Any], handler: Any, done: asyncio.Future[None], *, timeout_s: float
-    ) -> None:
+        self, subject: str, ask: Mapping[str, Any], handler: Any, done: asyncio.Future[T], *, timeout_s: float
+    ) -> T:
         """Ask once, and let `handler` take replies until it ends `done`."""
         if not self.connection.connected:
             raise Unavailable("the fabric is away")
@@ -308,7 +327,7 @@ class NatsFabric:
         self.connection.watch(done, subject)
         try:
             async with asyncio.timeout(timeout_s):
-                await done
+                return await done
         except TimeoutError as error:
             raise TimedOut(f"no answer on {subject} in {timeout_s:g} s") from error
         finally:

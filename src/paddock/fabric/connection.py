@@ -24,9 +24,10 @@ import msgspec
 
 from paddock import __version__
 from paddock.fabric.identity import Creds
+from paddock.fabric.requests import Requests
 from paddock.fabric.subscription import RawHandler, Subscription
 from paddock.fabric.wire import Info, Parser, ProtocolError, frame, parse_headers
-from paddock.model.errors import Denied, NoResponders, Refused, TimedOut, Unavailable
+from paddock.model.errors import Denied, Refused, TimedOut, Unavailable
 from paddock.ports.fabric import Message
 
 BUFFER_BYTES_MAX = 4 * 1024 * 1024
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._late: dict[int, RawHandler] = {}
         self._replies: dict[str, RawHandler] = {}
         self._waiters: dict[asyncio.Future[Any], str] = {}
+        self._requests = Requests(self._loop)
         self._pongs: list[asyncio.Future[None] | Callable[[], None]] = []
         self._sid = self._token = 0
         self._out: list[bytes] = []
@@ -172,27 +174,16 @@ class Connection(asyncio.Protocol):
         """One reply. Raises NoResponders, TimedOut, or Unavailable when the connection is or gets lost."""
         if not self._up.is_set():
             raise Unavailable(f"the fabric at {self._host}:{self._port} is away; it is being reconnected")
-        future: asyncio.Future[Message] = self._loop.create_future()
-
-        def answer(subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
-            if future.done():
-                return
-            if status.startswith("503"):
-                future.set_exception(NoResponders(f"nobody answers on {asked}"))
-            else:
-                future.set_result(Message(subject, data, reply, {**headers, "Status": status} if status else headers))
-
-        asked = subject
-        inbox, end = self.new_reply(answer)
-        self._waiters[future] = subject
-        timer = self._loop.call_later(timeout_s, _time_out, future, f"no answer on {asked} in {timeout_s:g} s")
+        self._token += 1
+        token = f"{self._token:x}"
+        asked = self._requests.add(token, subject, timeout_s)
         try:
-            self._write(frame(subject, data, inbox, headers))
-            return await future
+            self._write(frame(subject, data, f"{self._inbox}.r.{token}", headers))
+            return await asked.answer
+        except TimedOut:
+            raise TimedOut(f"no answer on {subject} in {timeout_s:g} s") from None
         finally:
-            timer.cancel()
-            self._waiters.pop(future, None)
-            end()
+            self._requests.end(token)
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Return when the server has seen everything sent so far."""
@@ -221,6 +212,7 @@ class Connection(asyncio.Protocol):
                 await self._keeper
         if self._transport is not None:
             self._transport.close()
+        self._requests.close()
         self._drop("closed")
 
     # --- asyncio.Protocol
@@ -251,11 +243,17 @@ class Connection(asyncio.Protocol):
 
     def _subscribe_inbox(self) -> None:
         def on_reply(subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
-            handler = self._replies.get(subject.rpartition(".")[2])
-            if handler is not None:
+            token = subject.rpartition(".")[2]
+            if (asked := self._requests.get(token)) is not None:
+                asked.take(subject, reply, status, headers, data)
+            elif (handler := self._replies.get(token)) is not None:
                 handler(subject, reply, status, headers, data)
 
         self.subscribe(f"{self._inbox}.r.*", on_reply)
+
+    def _waiting(self) -> list[tuple[asyncio.Future[Any], str]]:
+        """Who waits for an answer, and on which subject it was asked."""
+        return [*self._waiters.items(), *((asked.answer, asked.subject) for asked in self._requests)]
 
     async def _connect(self) -> None:
         self._parser = Parser(self._on_message, self._on_control)
@@ -337,7 +335,7 @@ class Connection(asyncio.Protocol):
             self._hello.set_exception(Denied("the fabric refuses these credentials: they are not of this installation"))
         elif text.startswith("Permissions Violation for Publish"):
             subject = text.rpartition(' to "')[2].rstrip('"')
-            for future, asked in self._waiters.items():
+            for future, asked in self._waiting():
                 if asked == subject and not future.done():
                     future.set_exception(Denied(f"this identity may not publish on {subject}"))
 
@@ -356,7 +354,7 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._late.clear()
         gone = Unavailable(f"the connection to the fabric was lost: {why}")
-        for future in list(self._waiters):
+        for future, _ in self._waiting():
             if not future.done():
                 future.set_exception(gone)
         pongs, self._pongs = self._pongs, []
@@ -393,8 +391,3 @@ class Connection(asyncio.Protocol):
             self._reconnected_at = self._loop.time()
             for callback in self._callbacks:
                 callback()
-
-
-def _time_out(future: asyncio.Future[Message], text: str) -> None:
-    if not future.done():
-        future.set_exception(TimedOut(text))

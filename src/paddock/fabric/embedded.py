@@ -25,7 +25,8 @@ import msgspec
 from paddock.fabric.identity import Identities
 from paddock.model.errors import DataDirError, Refused, Unavailable
 
-VERSION_MIN = (2, 12)
+VERSION_MIN = (2, 14)
+"""The first that tells which stream failed a write (see `broken.py`)."""
 START_S_MAX = 30.0
 """How long a start may take; recovering a large store is what takes time."""
 
@@ -85,7 +86,12 @@ async def start(folder: Path, *, durability: str = "always", port: int = 0) -> E
             cwd=folder,
             env={"PATH": os.environ.get("PATH", ""), "HOME": str(folder)},
         )
-    (folder / "nats.pid").write_text(str(process.pid))
+    try:
+        (folder / "nats.pid").write_text(str(process.pid))
+    except OSError as error:
+        process.kill()  # nobody would find it again
+        process.wait()
+        raise DataDirError(f"{folder} cannot be used by the fabric: {error.strerror or error}") from error
     process.returncode = 0  # we watch it by pid; Popen's own reaper must not warn when this object goes away
     await _wait_answer(folder, process.pid, port)
     return EmbeddedServer(f"nats://127.0.0.1:{port}", process.pid, str(folder))

@@ -20,6 +20,7 @@ import msgspec
 import nkeys
 
 from paddock.fabric import subjects
+from paddock.fabric.files import write_whole
 from paddock.fabric.permissions import PERMISSIONS
 from paddock.model.errors import DataDirError, Refused
 
@@ -41,9 +42,14 @@ class Identities:
         path = folder / "keys.json"
         try:
             if not path.exists():
+                if (store := folder.parent / "store").exists():
+                    raise DataDirError(
+                        f"{path} is missing, and what is in {store} can be read with its keys alone: restore it "
+                        "from a backup, or move the data directory away to start anew"
+                    )
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 seeds = {name: _new_seed(_OPERATOR if name == "operator" else _ACCOUNT) for name in _KEY_NAMES}
-                _write_secret(path, msgspec.json.encode({"issued_at": int(time.time()), "seeds": seeds}))
+                write_whole(path, msgspec.json.encode({"issued_at": int(time.time()), "seeds": seeds}))
             held = msgspec.json.decode(path.read_bytes(), type=_KeyFile)
         except OSError as error:
             raise DataDirError(f"keys in {folder} cannot be read or made: {error.strerror}") from error
@@ -94,6 +100,22 @@ class Identities:
             ),
         }
 
+    def watcher(self) -> str:
+        """Creds of who may ask the server about its own health, and nothing else."""
+        user_seed = _new_seed(_USER)
+        claims = {
+            "type": "user",
+            "version": 2,
+            "pub": {"allow": ["$SYS.REQ.SERVER.PING.HEALTHZ"]},
+            "sub": {"allow": ["_INBOX.watcher.>"]},
+            "subs": -1,
+            "data": -1,
+            "payload": -1,
+        }
+        return _creds_text(
+            _token(self._seeds["system"], _public(user_seed), "watcher", claims, issued_at=int(time.time())), user_seed
+        )
+
     def minter(self, role: str) -> Minter:
         """What mints tokens of one role, and of no other."""
         return Minter(role, self._seeds[role], _public(self._seeds["account"]))
@@ -124,10 +146,7 @@ class Minter:
             "sub": {},
         }
         token = _token(self._seed, _public(user_seed), name, claims, issued_at=int(time.time()))
-        return (
-            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
-        )
+        return _creds_text(token, user_seed)
 
     def dump(self) -> dict[str, str]:
         """For the one process that mints with it; a secret."""
@@ -165,6 +184,18 @@ class Creds(msgspec.Struct, frozen=True):
         return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
 
 
+def nobody() -> str:
+    """Creds text that opens nothing: a key with a token that nobody signed. For rehearsals."""
+    return _creds_text("nobody", _new_seed(_USER))
+
+
+def _creds_text(token: str, seed: str) -> str:
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+
+
 class _KeyFile(msgspec.Struct):
     issued_at: int
     seeds: dict[str, str]
@@ -190,15 +221,3 @@ def _token(seed: str, subject: str, name: str, nats: dict[str, Any], *, issued_a
     head = msgspec.json.encode({"typ": "JWT", "alg": "ed25519-nkey"})
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (head, msgspec.json.encode(claims)))
     return (signed + b"." + base64.urlsafe_b64encode(key.sign(signed)).rstrip(b"=")).decode()
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """Write whole or not at all, readable by the owner only."""
-    draft = path.with_suffix(".draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.replace(draft, path)

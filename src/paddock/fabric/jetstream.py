@@ -79,7 +79,9 @@ def stream_config(spec: StreamSpec) -> dict[str, Any]:
 
 
 def stored_of(headers: Mapping[str, str], data: bytes) -> Stored:
-    own = {name: value for name, value in headers.items() if name not in _PLACE}
+    own: dict[str, str] = {}
+    if not headers.keys() <= _PLACE:
+        own = {name: value for name, value in headers.items() if name not in _PLACE}
     at = datetime.fromisoformat(headers["Nats-Time-Stamp"][:26].rstrip("Z") + "+00:00").timestamp()
     return Stored(headers["Nats-Subject"], int(headers["Nats-Sequence"]), at, data, own)
 

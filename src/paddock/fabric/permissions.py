@@ -24,6 +24,7 @@ _NODE_PUB = [
     "$JS.ACK.>",
     "work.>",
     f"$JS.API.DIRECT.GET.{subjects.WANTED}",
+    f"$JS.API.STREAM.INFO.{subjects.WANTED}",
 ]
 _NODE_SUB = [
     f"_INBOX.node.{_NODE}.>",

@@ -19,8 +19,9 @@ from paddock.fabric.subscription import RawHandler
 from paddock.model.errors import NotFound, PaddockError, Unavailable
 from paddock.ports.fabric import Delivery
 
-WAIT_S = 300.0
-"""How long one request stands; then the wait begins anew."""
+WAIT_S = 1800.0
+"""How long one request stands; then the wait begins anew. Not shorter: at each end and each beginning the broker looks
+at all that wait in the lane, so that the cost of an idle fleet grows with the square of its agents."""
 ATTEMPTS_HEADER = "Paddock-Handed-Out"
 """On a message that was put back: how often it had been handed out before."""
 

@@ -27,7 +27,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
     code: int | None = None
     signal: int | None = None
-    oom: bool = False
+    oom: bool | None = False
+    """Taken by the kernel for want of memory; None: perhaps, it took somebody at that time and does not say whom."""
 
     @property
     def clean(self) -> bool:
@@ -60,6 +61,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     tasks_done: int = 0
     tasks_failed: int = 0
+    log_lost: int = 0
+    """Lines that this incarnation wrote to its log and the disk did not take."""
     health: int = 0
     """0-100; until probes exist: 100 ready, 50 starting or draining, 0 otherwise."""
     node: str = ""
@@ -84,6 +87,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 0
     memory_bytes: int = 0
     version: str = ""
+    agents_max: int = 0
+    """How many agents it can hold, those that run included; 0: it does not say."""
+    agents_max_why: str = ""
+    """By which of its limits, and what to raise."""
     attributes: dict[str, Any] = {}
 
 

@@ -17,6 +17,8 @@ import msgspec
 PAYLOAD_BYTES_MAX = 900_000
 """Limit of one encoded task or result; the fabric's own message limit is 1 MiB."""
 
+# What came as JSON is in no cycle, so the garbage collector need not look at tasks and results (`gc=False`).
+
 
 class TaskState(StrEnum):
     QUEUED = "queued"
@@ -40,7 +42,7 @@ class Priority(IntEnum):
     LOW = 3
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One piece of work, as stored in the fabric. Times are unix seconds."""
 
     id: str
@@ -77,7 +79,7 @@ class TaskFailure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     trace: str = ""
 
 
-class TaskResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TaskResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The one outcome of a task. It repeats what identifies the task, so that it can be recorded without it."""
 
     id: str

@@ -7,19 +7,25 @@ placement ──names──> agents made, unwanted ones stopped
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import structlog
 
+from paddock.decide.blame import Death, to_blame
 from paddock.model.agent import AgentState
 from paddock.model.fleet import FleetSpec, Placement
 from paddock.node.host import Host
 from paddock.node.journal import Forgotten, Placed, RowSet, Table, Unplaced
+from paddock.node.running import Incarnation
 from paddock.node.supervisor import Supervised
 
 log = structlog.get_logger(__name__)
 
 SHARE = 0.25
+DEATHS_MAX = 200
+"""So many deaths of a fleet are remembered to find out which tasks are to blame."""
 RUNS = (AgentState.STARTING, AgentState.READY, AgentState.DEGRADED)
 
 
@@ -32,6 +38,8 @@ class FleetHere:
         self.outdated: dict[str, None] = {}
         """Running agents of an older version, in the order in which they will be replaced."""
         self.renewing: set[str] = set()
+        self.deaths: deque[Death] = deque(maxlen=DEATHS_MAX)
+        """Of agents that held tasks."""
 
     @property
     def spec(self) -> FleetSpec:
@@ -87,7 +95,8 @@ class Fleets:
         for name in placement.names:
             agent = here.agents.get(name)
             if agent is None:
-                agent = Supervised(self._host, placement.spec, name)
+                found = self._host.journal.table.rows.get(f"{fleet}/{name}")
+                agent = Supervised(self._host, placement.spec, name, found)
                 self._add(here, agent)
                 self._host.journal.note(RowSet(agent.id, agent.row))  # before its status is told: see Table.gone
                 self._host.publisher.dirty(agent)
@@ -115,6 +124,30 @@ class Fleets:
             here.renewing.discard(agent.name)
             here.outdated.pop(agent.name, None)
             self._roll(here)
+
+    def holder(self, agent: Incarnation, task: str) -> tuple[str, int]:
+        """The agent of the same fleet that holds this task and was handed it before `agent` (empty: none), and how many
+        died with it."""
+        here = self.fleets.get(agent.running.name)
+        if here is None:
+            return "", 0
+        own = agent.holds.get(task)
+        own_at = own.since if own is not None else math.inf
+        deaths = sum(task in death.tasks for death in here.deaths)
+        for other in here.agents.values():
+            hold = other.holds.get(task)
+            if hold is not None and other is not agent and (hold.since, other.id) < (own_at, agent.id):
+                return other.id, deaths
+        return "", deaths
+
+    def blamed(self, spec: FleetSpec, death: Death) -> frozenset[str]:
+        """Note a death; which tasks are to blame for deaths in this fleet."""
+        here = self.fleets.get(spec.name)
+        if here is None:
+            return frozenset()
+        if death.tasks:
+            here.deaths.append(death)
+        return to_blame(spec.restart, here.deaths, death.at)
 
     def left(self, agent: Supervised) -> None:
         """It has ended and is wanted no more."""
@@ -152,7 +185,7 @@ class Fleets:
 
     def _mark(self, here: FleetHere, agent: Supervised) -> None:
         """Note whether a running agent is of an older version."""
-        if agent.wanted and agent.version != here.spec.version:
+        if agent.wanted and agent.version not in ("", here.spec.version):  # "": found without a journal
             here.outdated[agent.name] = None
         else:
             here.outdated.pop(agent.name, None)

@@ -22,7 +22,7 @@ from paddock.fabric import subjects
 from paddock.fabric.standing import delivery_of
 from paddock.model.fleet import FleetSpec
 from paddock.node.host import Host
-from paddock.ports.fabric import Delivery, Message, Subscription
+from paddock.ports.fabric import Message, Subscription
 
 OPEN_BYTES_MAX = 4_000_000
 NOTED_MAX = 256
@@ -43,7 +43,7 @@ class Handouts:
     def __init__(self, host: Host, spec: FleetSpec, name: str, epoch: int) -> None:
         self._host, self._key = host, (f"{spec.name}/{name} {epoch}", "bury")
         inbox = subjects.agent_inbox(host.config.id, spec.name, name, epoch)
-        self._open: OrderedDict[str, tuple[Delivery, float, str]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Message, float, str]] = OrderedDict()
         """By ack subject; when it was seen, and in which wait."""
         self._open_bytes = 0
         self._noted: OrderedDict[str, None] = OrderedDict()
@@ -83,10 +83,10 @@ class Handouts:
         if subscription is None:
             return
         subscription.close(late=True)
-        for ack, (delivery, _, came_by) in list(self._open.items()):
+        for ack, (handed_out, _, came_by) in list(self._open.items()):
             if came_by == inbox:
                 self._open_bytes -= len(self._open.pop(ack)[0].data)
-                self._give_back(delivery)
+                self._give_back(handed_out)
 
     def noted(self, ack: str) -> None:
         """It told us of this hand-out; what follows of it is told by holds and drops."""
@@ -104,9 +104,9 @@ class Handouts:
         broken_s = 0.0 if self._broke_at is None else now - self._broke_at
         self._told = self._told and self._notes and broken_s <= LAST_GASP_S
         self._dead = True
-        for delivery, seen_at, _ in self._open.values():
+        for handed_out, seen_at, _ in self._open.values():
             if now - seen_at < self._sure_s:
-                self._give_back(delivery)
+                self._give_back(handed_out)
         self._open.clear()
         self._host.deadlines.set(self._key, BURIAL_S, lambda late_s: self.close())
 
@@ -123,15 +123,15 @@ class Handouts:
         if message.reply in self._noted:
             del self._noted[message.reply]
             return
-        delivery = delivery_of(message.subject, message.reply, message.headers, message.data)
         if self._dead or (wait and wait not in self._waits):
-            self._give_back(delivery)
+            self._give_back(message)
             return
-        self._open[message.reply] = delivery, self._host.clock.monotonic(), wait
-        self._open_bytes += len(delivery.data)
+        self._open[message.reply] = message, self._host.clock.monotonic(), wait
+        self._open_bytes += len(message.data)
         while self._open_bytes > OPEN_BYTES_MAX or len(self._open) > NOTED_MAX:
             self._open_bytes -= len(self._open.popitem(last=False)[1][0].data)
 
-    def _give_back(self, delivery: Delivery) -> None:
+    def _give_back(self, handed_out: Message) -> None:
         if self._told:
+            delivery = delivery_of(handed_out.subject, handed_out.reply, handed_out.headers, handed_out.data)
             self._host.owner.start(f"put back {delivery.subject}", self._host.fabric.put_back(delivery))

@@ -12,6 +12,7 @@ import msgspec
 from paddock.agent.owner import Owner
 from paddock.node.deadlines import Deadlines
 from paddock.node.journal import Journal
+from paddock.node.leftovers import Leftovers
 from paddock.node.ports import Ports
 from paddock.node.publisher import Publisher
 from paddock.node.socket import Tokens
@@ -20,8 +21,11 @@ from paddock.ports.fabric import Fabric
 from paddock.ports.runtime import Runtime
 
 if TYPE_CHECKING:
+    from paddock.decide.blame import Death
+    from paddock.model.fleet import FleetSpec
     from paddock.node.limits import Limiter
     from paddock.node.probes import Prober
+    from paddock.node.running import Incarnation
     from paddock.node.supervisor import Supervised
 
 Mint = Callable[[str, str], str]
@@ -60,8 +64,14 @@ class Host:
     tokens: Tokens
     socket_path: str
     owner: Owner
+    leftovers: Leftovers
     starts: asyncio.Semaphore
     dice: Callable[[], float]
+    holder: Callable[[Incarnation, str], tuple[str, int]]
+    """(who asks, task) → another agent of its fleet that has held this task for longer, or nothing; and how many
+    agents of the fleet died while they held it."""
+    blamed: Callable[[FleetSpec, Death], frozenset[str]]
+    """Notes a death in a fleet; the tasks that are to blame for deaths there."""
     changed: Callable[[Supervised], None]
     """An agent's state changed."""
     left: Callable[[Supervised], None]

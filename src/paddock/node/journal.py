@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from paddock.fabric.files import sync_folder
 from paddock.model.agent import AgentState
 from paddock.model.errors import DataDirError, Unavailable
 from paddock.model.fleet import Placement
@@ -28,6 +29,8 @@ from paddock.ports.runtime import Handle
 log = structlog.get_logger(__name__)
 
 FORMAT = 1
+NOTE_S = 0.005
+"""How long holds and drops gather before they are written."""
 ENTRIES_MIN = 20_000
 """Compacted when this many entries were written since, and more than ten for each that counts."""
 
@@ -170,8 +173,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = _lock(path.with_suffix(".lock"))
+        self.doubtful = not path.exists() or path.stat().st_size == 0
+        """Whether something may run that the table does not tell of."""
         try:
             self.table, bad = read(path)
+            self.doubtful |= bad > 0
             if bad:
                 log.warning("lines of the journal were torn or spoilt, and dropped", path=str(path), lines=bad)
             self._file = -1
@@ -180,7 +186,10 @@ class Journal:
             os.close(self._lock)
             raise
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._buffer: list[bytes] = []
+        self._buffer: list[Entry | None] = []
+        self._fresh: dict[tuple[str, str], int] = {}
+        """(agent, task) → the place in the buffer of a hold that nothing on disk speaks of."""
+        self._soon: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._entries = 0
         self._busy: asyncio.Future[None] | None = None
@@ -200,28 +209,55 @@ class Journal:
         await written
 
     def note(self, entry: Entry) -> None:
-        """Write it soon: it survives the node's death, not the machine's."""
+        """Write it soon: it survives the node's death, not the machine's. Holds and drops gather for NOTE_S, and a task
+        that is dropped before its hold was written leaves no line: most tasks are that short."""
+        if isinstance(entry, Held | Dropped):
+            key = entry.agent, entry.task
+            known = entry.task in self.table.holds.get(entry.agent, {})
+            place = self._fresh.pop(key, None)
+            if isinstance(entry, Held):
+                if not known:
+                    self._fresh[key] = len(self._buffer)
+            elif place is not None:
+                self._buffer[place] = None
+                self.table.apply(entry)
+                return
+            self._add(entry)
+            self._kick_soon()
+            return
         self._add(entry)
-        if len(self._buffer) == 1 and self._busy is None:
+        if self._busy is None:
             # Not at once: a put that follows in the same turn of the loop then needs no second write.
             asyncio.get_running_loop().call_soon(self._kick)
 
     def _add(self, entry: Entry) -> None:
         self.table.apply(entry)
-        self._buffer.append(line(entry))
+        self._buffer.append(entry)
 
     async def close(self) -> None:
         self._kick()
         while self._busy is not None:
             await asyncio.wait([self._busy])
+            self._kick()
         self._thread.shutdown(wait=True)
         os.close(self._file)
         os.close(self._lock)
 
+    def _kick_soon(self) -> None:
+        if self._soon is None and self._buffer:
+            self._soon = asyncio.get_running_loop().call_later(NOTE_S, self._kick)
+
     def _kick(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         if self._busy is not None or not self._buffer:
             return
-        data, self._buffer = b"".join(self._buffer), []
+        data = b"".join([line(entry) for entry in self._buffer if entry is not None])
+        self._buffer.clear()
+        self._fresh.clear()
+        if not data:
+            return
         waiters, self._waiters = self._waiters, []
         self._entries += data.count(b"\n")
         loop = asyncio.get_running_loop()
@@ -245,7 +281,10 @@ class Journal:
                 waiter.set_result(None)
             else:
                 waiter.set_exception(Unavailable(f"the node's journal {self._path} cannot be written: {error}"))
-        self._kick()
+        if any(not isinstance(entry, Held | Dropped | None) for entry in self._buffer):
+            self._kick()
+        else:
+            self._kick_soon()
 
     # --- in the journal's thread
 
@@ -266,7 +305,7 @@ class Journal:
             _write_all(file, snapshot)
             os.fsync(file)
             os.rename(temporary, self._path)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError:
             os.close(file)
             raise
@@ -279,14 +318,6 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _lock(path: Path) -> int:

@@ -108,15 +108,6 @@ def find(agent: str, epoch: int) -> int:
     return process.find_by_env({"PADDOCK_AGENT": agent, "PADDOCK_EPOCH": str(epoch)})
 
 
-def end_leftovers(agent: str, epoch: int) -> None:
-    """Kill what an incarnation left behind that ended while nobody watched: its children carry its environment."""
-    for pid in process.all_by_env({"PADDOCK_AGENT": agent, "PADDOCK_EPOCH": str(epoch)}):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended by itself
-
-
 def stop_signal(spec: FleetSpec) -> int:
     """The spec's stop signal; SIGTERM when it is none (the template was refused then, but something runs)."""
     return signal.Signals.__members__.get(spec.stop_signal, signal.SIGTERM)

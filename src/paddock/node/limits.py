@@ -15,6 +15,7 @@ import structlog
 
 from paddock.model.agent import Exit
 from paddock.model.fleet import Limits
+from paddock.node.oomkills import OomKills
 from paddock.runtimes import process
 
 log = structlog.get_logger(__name__)
@@ -33,7 +34,7 @@ class Limiter(Protocol):
         """Put an incarnation under its limits, right after its start."""
         ...
 
-    def release(self, agent: str, exit: Exit) -> Exit:
+    def release(self, agent: str, pid: int | None, exit: Exit) -> Exit:
         """It has ended: tidy up, and add what is known of how."""
         ...
 
@@ -41,11 +42,14 @@ class Limiter(Protocol):
 class Rlimits:
     kind = "rlimits"
 
+    def __init__(self) -> None:
+        self._kills = OomKills()
+
     def take(self, agent: str, pid: int, limits: Limits) -> None:
         process.limit_process(pid, data_bytes=limits.memory_bytes)
 
-    def release(self, agent: str, exit: Exit) -> Exit:
-        return exit
+    def release(self, agent: str, pid: int | None, exit: Exit) -> Exit:
+        return self._kills.judge(pid, exit)
 
 
 class Cgroups:
@@ -55,6 +59,7 @@ class Cgroups:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._kills = OomKills()
 
     def take(self, agent: str, pid: int, limits: Limits) -> None:
         if not limits.memory_bytes and not limits.cpus:
@@ -72,10 +77,10 @@ class Cgroups:
             log.error("the cgroup cannot be used; rlimits instead", agent=agent, error=str(error))
             process.limit_process(pid, data_bytes=limits.memory_bytes)
 
-    def release(self, agent: str, exit: Exit) -> Exit:
+    def release(self, agent: str, pid: int | None, exit: Exit) -> Exit:
         group = self._group(agent)
         if not group.exists():
-            return exit
+            return self._kills.judge(pid, exit)
         try:
             counts = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
             killed = int(counts.get("oom_kill", "0")) > 0
@@ -85,7 +90,9 @@ class Cgroups:
             group.rmdir()
         except OSError:
             pass  # something that it started is still in it; the next incarnation goes into the same group
-        return msgspec.structs.replace(exit, oom=True) if killed and exit.signal is not None else exit
+        if killed and exit.signal is not None:
+            return msgspec.structs.replace(exit, oom=True)
+        return self._kills.judge(pid, exit)  # all of the host may have been short of memory
 
     def _group(self, agent: str) -> Path:
         return self._root / agent.replace("/", ".")

@@ -28,6 +28,7 @@ class Request(msgspec.Struct, frozen=True):
     op: str
     agent: str = ""
     task: str = ""
+    fleet: str = ""
     lines: int = 50
     offset: int | None = None
     wait_s: float = 0.0
@@ -130,6 +131,16 @@ class Requests:
             ]
         }
 
+    async def _placements(self, request: Request) -> dict[str, Any]:
+        """The fleets placed here, as this node was told: it outlives the bucket that told it."""
+        return {"fleets": list(self._fleets.fleets)}
+
+    async def _placement(self, request: Request) -> dict[str, Any]:
+        here = self._fleets.fleets.get(request.fleet)
+        if here is None:
+            raise NotFound(f"nothing of fleet {request.fleet!r} is on this node")
+        return {"placement": msgspec.to_builtins(here.placement)}
+
     async def _check(self, request: Request) -> dict[str, Any]:
         if request.spec is None:
             raise Refused("op check needs a spec")
@@ -143,6 +154,8 @@ class Requests:
         "logs": _logs,
         "cancel": _cancel,
         "holds": _holds,
+        "placements": _placements,
+        "placement": _placement,
         "check": _check,
     }
 

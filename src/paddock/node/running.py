@@ -44,12 +44,15 @@ class Incarnation:
         self.handouts: Handouts | None = None
         self.done = 0
         self.failed = 0
+        self.log_lost = 0
         self.ready_at: float | None = None
         """Monotonic; of this incarnation."""
         self._heard_at = 0.0
         self._spoke = False
         self._order = ""
         """Why it is to stop; empty: it is not."""
+        self._blocked = False
+        """It was found waiting in the kernel when it was last looked at for its silence."""
         self._blame = ""
         """Why it had to be stopped, when that counts as a death."""
         self._wake = asyncio.Event()
@@ -99,10 +102,10 @@ class Incarnation:
         if self.ready_at is None:
             self._ready()
 
-    def said_beat(self, done: int, failed: int) -> None:
+    def said_beat(self, done: int, failed: int, lost: int) -> None:
         self._heard()
-        if (done, failed) != (self.done, self.failed):
-            self.done, self.failed = done, failed
+        if (done, failed, lost) != (self.done, self.failed, self.log_lost):
+            self.done, self.failed, self.log_lost = done, failed, lost
             self.host.publisher.counted(self)
 
     def said_hold(self, task: str, ack: str) -> None:
@@ -118,6 +121,12 @@ class Incarnation:
         self._heard()
         if self.holds.pop(task, None) is not None:
             self.host.journal.note(Dropped(self.id, task))
+
+    def asked_holder(self, task: str) -> None:
+        """It was handed a task that another agent may be at already."""
+        if self.link is not None:
+            by, deaths = self.host.holder(self, task)
+            self.link.send(op="holder", task=task, by=by, deaths=deaths)
 
     def said_wait(self, inbox: str) -> None:
         if self.handouts is not None:
@@ -166,12 +175,28 @@ class Incarnation:
             self._heard_at = clock.monotonic()
         left_s = self._heard_at + hang_s - clock.monotonic()
         if left_s > 0:
+            self._unblocked()
             self.host.deadlines.set((self.id, "beat"), left_s, self._beat_due)
+        elif self.live is not None and self.live.blocked:
+            self._wait_for_disk()
+            self.host.deadlines.set((self.id, "beat"), hang_s, self._beat_due)
         elif not self._order:
             self._fault(f"no beat for {hang_s:.1f} s: hung")
 
+    def _wait_for_disk(self) -> None:
+        """To stop it could not work, and it may go on well: it has its whole time again once it can."""
+        self._heard_at = self.host.clock.monotonic()
+        self._blocked = True
+        if self.state is AgentState.READY:
+            self._set(AgentState.DEGRADED, "no beat: it waits in the kernel, for a disk that does not answer")
+
+    def _unblocked(self) -> None:
+        if self._blocked and self.state is AgentState.DEGRADED:
+            self._set(AgentState.READY)
+        self._blocked = False
+
     def _too_slow(self, late_s: float) -> None:
-        if late_s > LATE_S_MAX:
+        if late_s > LATE_S_MAX or (self.live is not None and self.live.blocked):
             self.host.deadlines.set((self.id, "start"), LATE_S_MAX, self._too_slow)
         elif self.ready_at is None and not self._order:
             self._fault(f"not ready within {self.running.health.start_s:g} s")
@@ -212,8 +237,9 @@ class Incarnation:
     def _fresh(self) -> None:
         """The facts of the last incarnation are over."""
         self.link, self.ready_at, self._spoke = None, None, False
-        self.holds, self.done, self.failed = {}, 0, 0
+        self.holds, self.done, self.failed, self.log_lost = {}, 0, 0, 0
         self._blame = self._order = ""
+        self._blocked = False
         self._heard_at = self.host.clock.monotonic()
 
     def _ready(self) -> None:

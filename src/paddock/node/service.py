@@ -22,14 +22,16 @@ from paddock import __version__
 from paddock.agent.clock import HostClock
 from paddock.agent.owner import Owner
 from paddock.fabric import subjects
+from paddock.fabric.follow import Followed
 from paddock.model.agent import NodeStatus
 from paddock.model.errors import DataDirError, PaddockError
 from paddock.model.fleet import Placement
-from paddock.node import limits
+from paddock.node import limits, recover, room
 from paddock.node.deadlines import Deadlines
 from paddock.node.fleets import Fleets
 from paddock.node.host import Host, NodeConfig
-from paddock.node.journal import Forgotten, Journal
+from paddock.node.journal import Forgotten, Journal, Row, RowSet
+from paddock.node.leftovers import Leftovers
 from paddock.node.limits import Limiter
 from paddock.node.logs import Rotation
 from paddock.node.ports import Ports
@@ -108,12 +110,17 @@ class NodeService:
             tokens=Tokens(folder / "socket.key"),
             socket_path=self._socket.path,
             owner=self._owner,
+            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
             starts=asyncio.Semaphore(config.starts_max),
             dice=self._dice,
+            holder=lambda agent, task: self.fleets.holder(agent, task),
+            blamed=lambda spec, death: self.fleets.blamed(spec, death),
             changed=lambda agent: self.fleets.changed(agent),
             left=self._left,
         )
         self.fleets = Fleets(self._host, self._begin)
+        if self._journal.doubtful:
+            await self._recover(config.folder)
         # First the agents, then the door: who says hello to a node that does not know it yet would be a stray.
         self.fleets.restore(self._journal.table)
         try:
@@ -136,6 +143,16 @@ class NodeService:
         ):
             self._owner.start(f"node {name}", work)
 
+    async def _recover(self, folder: str) -> None:
+        """Note what runs without the journal knowing: it is looked for, adopted, and never started a second time."""
+        table = self._journal.table
+        table.epoch = max(table.epoch, await asyncio.to_thread(recover.last_epoch, folder))
+        for agent_id, epoch in (await asyncio.to_thread(recover.incarnations, folder, self._socket.path)).items():
+            row = table.rows.get(agent_id)
+            if row is None or row.epoch < epoch:
+                log.warning("an agent runs that the journal does not know", agent=agent_id, epoch=epoch)
+                await self._journal.put(RowSet(agent_id, Row(epoch=epoch, intent=True, started_at=self._started_at)))
+
     async def run(self) -> None:
         """Until cancelled; raises when a part of the node has failed, which is a bug: start it anew."""
         await asyncio.shield(self._failed)
@@ -150,6 +167,7 @@ class NodeService:
                     agent.unwant("its node stops")
                 if lives:
                     await asyncio.wait(lives)
+            await self._host.leftovers.settled()
             self.publisher.event("node.stopped", self.config.id, f"node {self.config.id} stopped with its agents")
             await self._last_words()
         for subscription in self._subscriptions:
@@ -177,6 +195,9 @@ class NodeService:
             for inbox in line.waits:
                 agent.said_wait(inbox)
             return agent
+        row = self._host.journal.table.rows.get(line.agent)
+        if agent is None and row is not None and row.epoch == line.epoch:
+            return ""  # found without its placement, which is about to be read: it may ask again
         self._end_stray(line, pid)
         return f"{line.agent} with epoch {line.epoch} is not what this node keeps"
 
@@ -214,10 +235,16 @@ class NodeService:
     # --- its loops
 
     async def _follow_wanted(self) -> None:
+        """What is no longer told of goes on: only a marker says that something is wanted no more, and a bucket that
+        was lost has none."""
         place = f"$KV.wanted.{subjects.wanted_place(self.config.id, '')}"
-        async for batch in self._fabric.tail(subjects.WANTED, subject=f"{place}>"):
-            for stored in batch:
-                self._wanted(stored, stored.subject.removeprefix(place))
+        while True:
+            followed = Followed(self._fabric, self._clock, subjects.WANTED, subject=f"{place}>")
+            async for batch in followed.batches():
+                for stored in batch:
+                    self._wanted(stored, stored.subject.removeprefix(place))
+            log.warning("the bucket of what is wanted was made anew: it is read from its beginning, what runs goes on")
+            self.publisher.everything(list(self.fleets.agents.values()))
 
     def _wanted(self, stored: Stored, fleet: str) -> None:
         if stored.deleted:
@@ -244,6 +271,9 @@ class NodeService:
             await rotation.look((agent.paths.log, agent.running.logs) for agent in self.fleets.agents.values())
 
     def status(self) -> NodeStatus:
+        agents = self.fleets.agents.values()
+        pids = [agent.live.handle.pid for agent in agents if agent.live is not None]
+        fits = room.measure(len(pids), room.private_bytes(pids))
         return NodeStatus(
             id=self.config.id,
             host=socket.gethostname(),
@@ -254,6 +284,8 @@ class NodeService:
             cpus=os.cpu_count() or 0,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             version=__version__,
+            agents_max=fits.agents_max,
+            agents_max_why=fits.why,
             attributes={"limits": self._limiter.kind, "events_dropped": self.publisher.dropped},
         )
 

@@ -19,6 +19,7 @@ from typing import Protocol, cast
 import msgspec
 import structlog
 
+from paddock.fabric.files import write_whole
 from paddock.model.errors import DataDirError
 from paddock.node.deadlines import Deadlines
 
@@ -28,6 +29,7 @@ LINE_BYTES_MAX = 64 * 1024
 HELLO_BYTES_MAX = 4 * 1024 * 1024
 """Of the first line: it names all that the agent holds, about 160 bytes each."""
 HELLO_S_MAX = 10.0
+KEY_BYTES = 32
 PATH_BYTES_MAX = 100
 """Of a Unix socket's path; the kernel takes 107."""
 
@@ -49,6 +51,7 @@ class Line(msgspec.Struct, frozen=True):
     ready: bool = False
     done: int = 0
     failed: int = 0
+    lost: int = 0
     task: str = ""
     ack: str = ""
     inbox: str = ""
@@ -62,9 +65,10 @@ class Listener(Protocol):
     """The agent behind a line."""
 
     def said_ready(self) -> None: ...
-    def said_beat(self, done: int, failed: int) -> None: ...
+    def said_beat(self, done: int, failed: int, lost: int) -> None: ...
     def said_hold(self, task: str, ack: str) -> None: ...
     def said_drop(self, task: str) -> None: ...
+    def asked_holder(self, task: str) -> None: ...
     def said_wait(self, inbox: str) -> None: ...
     def said_unwait(self, inbox: str) -> None: ...
     def hung_up(self, link: Link) -> None: ...
@@ -74,7 +78,8 @@ class Door(Protocol):
     """Who judges a hello."""
 
     def hello(self, line: Line, pid: int, link: Link) -> Listener | str:
-        """The agent it is, or why it is refused. `pid` is what the kernel says of the other end."""
+        """The agent it is, or why it is refused (empty: not yet, it may ask again). `pid` is what the kernel says of
+        the other end."""
         ...
 
 
@@ -82,11 +87,8 @@ class Tokens:
     """The proof of an incarnation: by a key of this node, so that it holds over the node's own restarts."""
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            temporary = path.with_suffix(".new")
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(os.urandom(32))
-            temporary.rename(path)
+        if not path.exists() or path.stat().st_size != KEY_BYTES:
+            write_whole(path, os.urandom(KEY_BYTES))
         self._key = path.read_bytes()
 
     def token(self, agent: str, epoch: int) -> str:
@@ -160,11 +162,13 @@ class Link(asyncio.Protocol):
         if listener is None:
             self._greet(line)
         elif line.op == "beat":
-            listener.said_beat(line.done, line.failed)
+            listener.said_beat(line.done, line.failed, line.lost)
         elif line.op == "hold":
             listener.said_hold(line.task, line.ack)
         elif line.op == "drop":
             listener.said_drop(line.task)
+        elif line.op == "holder":
+            listener.asked_holder(line.task)
         elif line.op == "ready":
             listener.said_ready()
         elif line.op == "wait":
@@ -178,7 +182,9 @@ class Link(asyncio.Protocol):
             self.refuse("the first line must be hello")
             return
         found = self._server.door.hello(line, self.pid, self)
-        if isinstance(found, str):
+        if found == "":
+            self.close()
+        elif isinstance(found, str):
             log.warning("an agent was refused", agent=line.agent, epoch=line.epoch, pid=self.pid, why=found)
             self.refuse(found)
         else:

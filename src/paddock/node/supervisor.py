@@ -22,7 +22,7 @@ from collections import deque
 
 import msgspec
 
-from paddock.decide import restart
+from paddock.decide import blame, restart
 from paddock.model.agent import AgentState, AgentStatus, Evidence, Exit
 from paddock.model.errors import PaddockError, TemplateBroken
 from paddock.model.fleet import FleetSpec
@@ -47,9 +47,13 @@ class Supervised(Incarnation):
         self.first_start = True
         """Of this agent since this node started."""
         self.paths = launching.Paths.of(host.config.folder, spec.name, name)
-        self._deaths: deque[float] = deque(maxlen=10_000)
-        self._streak = 0
+        self._deaths: deque[blame.Death] = deque(maxlen=10_000)
+        self._refusals = 0
         self._go_at = 0.0
+        self._rest_over_at = math.inf
+        """Monotonic: a host's clock that is set neither ends a quarantine nor prolongs it."""
+        self._begun_at: float | None = None
+        """Monotonic; when this node started the incarnation."""
         self._restarted: list[asyncio.Future[None]] = []
 
     # --- what others ask of it
@@ -74,6 +78,7 @@ class Supervised(Incarnation):
             restarts=self.row.restarts,
             tasks_done=self.done,
             tasks_failed=self.failed,
+            log_lost=self.log_lost,
             health=HEALTH.get(self.state, 0),
             node=self.host.config.id,
             started_at=self.row.started_at or None,
@@ -125,14 +130,14 @@ class Supervised(Incarnation):
         row, held = self.row, dict(self.host.journal.table.holds.get(self.id, {}))
         if row.handle is None and not row.intent:
             if row.rest:
-                self._set(row.rest_state, row.rest)
+                self._rest_on(row)
             return
         if self.link is None:  # else its hello came first, and knows better
             self.holds = held
         live = await self._find(row)
         if live is None:
             if row.handle is not None or held:
-                await asyncio.to_thread(launching.end_leftovers, self.id, row.epoch)
+                await self.host.leftovers.ended(self.id, row.epoch)
                 self._ended(Exit(), "it ended while its node was away")
             else:
                 self.row = msgspec.structs.replace(row, intent=False)
@@ -162,19 +167,14 @@ class Supervised(Incarnation):
         return launching.handle(self.spec.runtime, pid, row.epoch) if pid else None
 
     def _held_back(self) -> bool:
-        if self.row.rest and self.row.rest_until and self.host.clock.now() >= self.row.rest_until:
+        if self.row.rest and self.host.clock.monotonic() >= self._rest_over_at:
             self._pardon()
         return bool(self.row.rest) or self._go_at > self.host.clock.monotonic()
 
     async def _woken(self) -> None:
         """Until something changed or its time has come."""
-        if not self.row.rest:
-            delay_s = self._go_at - self.host.clock.monotonic()
-        elif self.row.rest_until:
-            delay_s = self.row.rest_until - self.host.clock.now()
-        else:
-            delay_s = math.inf
-        await self._pause(delay_s)
+        until = self._rest_over_at if self.row.rest else self._go_at
+        await self._pause(until - self.host.clock.monotonic())
 
     async def _pause(self, delay_s: float) -> None:
         """Until the time is over, or something happens that may end it: look again then."""
@@ -199,6 +199,7 @@ class Supervised(Incarnation):
     async def _start(self) -> Live | None:
         host, clock = self.host, self.host.clock
         self.running = self.spec
+        self._begun_at = clock.monotonic()
         self._fresh()
         row = self.row
         try:
@@ -221,6 +222,7 @@ class Supervised(Incarnation):
         except PaddockError as error:
             self._not_started(error)
             return None
+        self._refusals = 0
         self._save(handle=live.handle, intent=False)
         return live
 
@@ -268,10 +270,13 @@ class Supervised(Incarnation):
         if self.handouts is not None:
             self.handouts.bury()
             self.handouts = None
-        exit = host.limiter.release(self.id, exit)
+        pid = self.row.handle.pid if self.row.handle is not None else None
+        exit = host.limiter.release(self.id, pid, exit)
+        if self.live is not None:
+            host.leftovers.died(self.id, self.row.epoch, adopted=self._begun_at is None)
         reason = found or self._blame or self._describe(exit)
         evidence = self._evidence(exit, reason, list(holds))
-        pid, link, ordered = evidence.pid, self.link, bool(self._order) and not self._blame
+        link, ordered = self.link, bool(self._order) and not self._blame
         self.live = self.link = None
         if link is not None:
             link.close()
@@ -281,7 +286,7 @@ class Supervised(Incarnation):
             host.publisher.event("agent.stopped", self.id, f"{self.id} stopped: {self._order}", {"pid": pid})
         else:
             self.last_exit = evidence
-            self._died(exit, reason, now)
+            self._died(exit, reason, now, frozenset(holds))
             text = f"{self.id} (pid {pid}) died: {reason}"
             host.publisher.event("agent.died", self.id, text, msgspec.to_builtins(evidence))
         for task in holds:
@@ -289,21 +294,23 @@ class Supervised(Incarnation):
             host.publisher.event("task.returned", task, text, {"agent": self.id, "epoch": evidence.epoch})
         self._order = ""
 
-    def _died(self, exit: Exit, reason: str, now: float) -> None:
+    def _died(self, exit: Exit, reason: str, now: float, tasks: frozenset[str] = frozenset()) -> None:
         policy = self.spec.restart
         was_stable = self.ready_at is not None and now - self.ready_at >= policy.stable_s
         if self._blame and exit.clean:
             exit = Exit(code=1)  # it had to be stopped: that it then left politely does not make it a success
-        self._streak = 1 if was_stable else self._streak + 1
-        self._deaths.append(now)
+        death = blame.Death(now, tasks, was_stable)
+        self._deaths.append(death)
+        blamed = self.host.blamed(self.spec, death)
+        times, streak = blame.counting(self._deaths, blamed)
         decision = restart.after_death(
             policy,
-            self._deaths,
+            times,
             now,
-            was_stable=was_stable,
+            was_stable=was_stable or bool(tasks & blamed),
             exit=exit,
             dice=self.host.dice(),
-            streak=self._streak,
+            streak=streak,
         )
         if isinstance(decision, restart.Again):
             self._go_at = now + decision.delay_s
@@ -325,7 +332,11 @@ class Supervised(Incarnation):
             rest_s = self.spec.restart.quarantine_s or math.inf
             self._rest(AgentState.FAILED, error.message, rest_s)
         else:
-            self._died(Exit(), error.message, self.host.clock.monotonic())
+            # The host does not let it start (a full disk, no memory for a fork): that is no death of its own.
+            self._refusals += 1
+            delay_s = restart.backoff_s(self.spec.restart, self._refusals + 1, self.host.dice())
+            self._go_at = self.host.clock.monotonic() + delay_s
+            self._set(AgentState.PENDING, f"{error.message}; again in {delay_s:.1f} s")
         self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {error.message}")
 
     def _leave(self) -> None:
@@ -346,8 +357,13 @@ class Supervised(Incarnation):
             reason=reason,
             last_lines=logs.last_lines(self.paths.log, logs.secrets(self.running)),
             tasks=tasks,
-            uptime_s=round(max(0.0, now - row.started_at), 3) if row.started_at else 0.0,
+            uptime_s=round(self._uptime_s(now), 3),
         )
+
+    def _uptime_s(self, now: float) -> float:
+        if self._begun_at is not None:
+            return self.host.clock.monotonic() - self._begun_at
+        return max(0.0, now - self.row.started_at) if self.row.started_at else 0.0
 
     def _describe(self, exit: Exit) -> str:
         return restart.describe(exit) + ("" if self.ready_at is not None else ", before it was ready")
@@ -356,13 +372,21 @@ class Supervised(Incarnation):
 
     def _rest(self, state: AgentState, reason: str, rest_s: float) -> None:
         until = self.host.clock.now() + rest_s if rest_s < math.inf else 0.0
+        self._rest_over_at = self.host.clock.monotonic() + rest_s
         self._save(rest=reason, rest_state=state, rest_until=until)
         self._set(state, reason)
+
+    def _rest_on(self, row: Row) -> None:
+        """After a restart of the node: for what is left by the wall clock, which may have been set meanwhile."""
+        if row.rest_until:
+            left_s = min(row.rest_until - self.host.clock.now(), self.spec.restart.quarantine_s or math.inf)
+            self._rest_over_at = self.host.clock.monotonic() + left_s
+        self._set(row.rest_state, row.rest)
 
     def _pardon(self) -> None:
         """Forget the deaths and every reason to wait."""
         self._deaths.clear()
-        self._streak, self._go_at = 0, 0.0
+        self._go_at = 0.0
         if self.row.rest:
             self._save(rest="", rest_until=0.0)
             self._set(AgentState.PENDING)

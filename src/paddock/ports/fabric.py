@@ -11,8 +11,10 @@ from paddock.model.errors import PaddockError
 
 Headers = Mapping[str, str]
 
+# Messages hold texts and bytes only, so they can be in no cycle (`gc=False`): the collector need not look at them.
 
-class Message(msgspec.Struct, frozen=True):
+
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message that was not stored: a request, a reply, a topic, a wake."""
 
     subject: str
@@ -21,7 +23,7 @@ class Message(msgspec.Struct, frozen=True):
     headers: Headers = {}
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A message of a stream. `deleted`: a bucket's marker that the key is gone."""
 
     subject: str
@@ -35,7 +37,7 @@ class Stored(msgspec.Struct, frozen=True):
         return self.headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in self.headers
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A message handed out from a work lane; it must be acknowledged on `ack`."""
 
     subject: str
@@ -150,9 +152,12 @@ class Fabric(Protocol):
         """Delete all messages that match; returns how many."""
         ...
 
-    def tail(self, stream: str, *, subject: str = ">", after_seq: int = 0) -> AsyncIterator[Sequence[Stored]]:
+    def tail(
+        self, stream: str, *, subject: str = ">", after_seq: int = 0, lag_s: float = 0.0
+    ) -> AsyncIterator[Sequence[Stored]]:
         """Batches of what is stored after `after_seq`, for ever, as they come; an empty batch each time it has caught
-        up (so also first, when there is nothing). Goes on after reconnects; nothing is lost or doubled."""
+        up (so also first, when there is nothing). Goes on after reconnects; nothing is lost or doubled. With `lag_s`
+        it lets things gather so long after it was woken."""
         ...
 
     async def pull(self, stream: str, lane: str, *, batch: int = 1, wait_s: float = 0.0) -> Sequence[Delivery]:

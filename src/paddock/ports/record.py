@@ -8,10 +8,15 @@ from typing import Any, Protocol
 import msgspec
 
 from paddock.model.agent import AgentStatus, Event
+from paddock.model.errors import Unavailable
 from paddock.model.health import HealthPoint
 from paddock.model.incident import Incident
 from paddock.model.kpi import FleetPoint, StepTally
 from paddock.model.task import Task, TaskResult, TaskView
+
+
+class RecordGone(Unavailable):
+    """The record is not the one that was opened: what is written now would be found by nobody. Open it anew."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

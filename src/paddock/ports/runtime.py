@@ -47,6 +47,12 @@ class Live(Protocol):
     @property
     def handle(self) -> Handle: ...
 
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits in the kernel, for a disk that does not answer: no signal reaches it there, not even
+        SIGKILL, and its silence is not its fault."""
+        ...
+
     async def wait(self) -> Exit:
         """Return when it has ended, with whatever the system still knows of how. Can be awaited many times."""
         ...

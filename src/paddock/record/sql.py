@@ -12,9 +12,9 @@ import msgspec
 import sqlalchemy as sa
 
 from paddock.model.agent import AgentStatus
-from paddock.model.errors import Refused, Unavailable
+from paddock.model.errors import Refused
 from paddock.model.task import TaskView
-from paddock.ports.record import Batch, Page
+from paddock.ports.record import Batch, Page, RecordGone
 from paddock.record import history_queries, migrate, queries, rows
 from paddock.record.connect import WRITES, make_engine
 from paddock.record.failures import translated
@@ -164,11 +164,14 @@ class SqlRecord(History):
         return "" if said == ["ok"] else "; ".join(said)[:500]
 
     def ping(self) -> None:
-        if self._file is not None and _file_identity(self._engine, self._place) != self._file:
-            # SQLite would go on writing into the file that nobody can find any more.
-            raise Unavailable(f"the record {self._place} was moved, deleted or replaced: restart the server")
+        self._check_file()
         with self._reading() as connection:
             connection.execute(queries.ping()).close()
+
+    def _check_file(self) -> None:
+        """SQLite would go on writing into a file that nobody can find any more."""
+        if self._file is not None and _file_identity(self._engine, self._place) != self._file:
+            raise RecordGone(f"the record {self._place} was moved, deleted or replaced: restart the server")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -180,6 +183,7 @@ class SqlRecord(History):
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
+        self._check_file()
         with translated(self._place), self._writer.begin() as connection:
             yield connection
 

@@ -9,7 +9,7 @@ import shutil
 from paddock.model.errors import TemplateBroken
 from paddock.model.fleet import FleetSpec, Method
 from paddock.ports.runtime import Handle, Launch, Live
-from paddock.runtimes import process
+from paddock.runtimes import proc, process
 
 _HOLE = re.compile(r"\{(port(?:\.[a-z0-9_-]+)?|agent|name)\}")
 
@@ -39,6 +39,7 @@ class ExecRuntime:
                 user=spec.user,
             )
         )
+        proc.offer_to_oom_killer(pid)
         process.limit_process(pid, open_files=spec.limits.open_files)
         handle = Handle(runtime="exec", pid=pid, start_ticks=process.first_ticks(pid), epoch=launch.epoch)
         return self._keep(process.Process(handle, os.pidfd_open(pid)))

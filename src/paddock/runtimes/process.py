@@ -25,6 +25,7 @@ from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch
+from paddock.runtimes import proc
 
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO_BYTES = 64
@@ -154,6 +155,10 @@ class Process:
     @property
     def handle(self) -> Handle:
         return self._handle
+
+    @property
+    def blocked(self) -> bool:
+        return _stat(self._handle.pid)[:1] == [b"D"]
 
     @property
     def ended(self) -> bool:
@@ -363,11 +368,7 @@ def all_by_env(wanted: Mapping[str, str]) -> list[int]:
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
             continue
-        try:
-            with open(f"/proc/{entry}/environ", "rb") as file:
-                have = file.read().split(b"\0")
-        except OSError:
-            continue  # it ended meanwhile, or is another user's
+        have = proc.environment(int(entry))
         if all(mark in have for mark in marks):
             found.append(int(entry))
     return found

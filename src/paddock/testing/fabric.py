@@ -191,7 +191,9 @@ class FakeFabric:
         await self._hop()
         return count
 
-    async def tail(self, stream: str, *, subject: str = ">", after_seq: int = 0) -> AsyncIterator[Sequence[Stored]]:
+    async def tail(
+        self, stream: str, *, subject: str = ">", after_seq: int = 0, lag_s: float = 0.0
+    ) -> AsyncIterator[Sequence[Stored]]:
         woken = asyncio.Event()
         events = self.broker.tails.setdefault(stream, {})
         events[woken] = None
@@ -214,6 +216,8 @@ class FakeFabric:
                     yield []
                 else:
                     await woken.wait()
+                    if lag_s:
+                        await asyncio.sleep(lag_s)
         finally:
             events.pop(woken, None)
 

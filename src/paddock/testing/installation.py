@@ -76,11 +76,13 @@ class Installation:
         return until(look, what=f"{count} ready agents of {fleet}", limit_s=limit_s)
 
     def processes(self) -> list[psutil.Process]:
-        """All processes that carry this data directory in their environment or command line."""
+        """All processes that carry this data directory in their environment or command line, or work in it (a forked
+        agent carries nothing)."""
         found, mark = [], str(self.data)
         for process in psutil.process_iter():
             try:
-                if mark in " ".join(process.cmdline()) or mark in " ".join(process.environ().values()):
+                told = [*process.cmdline(), process.cwd(), *process.environ().values()]
+                if any(mark in text for text in told):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue

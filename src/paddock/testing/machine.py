@@ -100,6 +100,7 @@ class SimProcess:
         self.exit: Exit | None = None
         self.frozen = False
         """Stopped, as by SIGSTOP: signals other than SIGKILL wait for ever."""
+        self.blocked = False
         self._over = asyncio.Event()
 
     async def wait(self) -> Exit:
@@ -127,7 +128,7 @@ class NoLimits:
     def take(self, agent: str, pid: int, limits: Limits) -> None:
         """Nothing is limited."""
 
-    def release(self, agent: str, exit: Exit) -> Exit:
+    def release(self, agent: str, pid: int | None, exit: Exit) -> Exit:
         return exit
 
 

@@ -31,6 +31,7 @@ class ScriptedProcess:
         self.children = 2 if self.script[0] == "tree" else 0
         self.exit: Exit | None = None
         self.signals: list[int] = []
+        self.blocked = False
         self._ended = asyncio.Event()
 
     async def wait(self) -> Exit:

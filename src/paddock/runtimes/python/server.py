@@ -24,7 +24,7 @@ import msgspec
 
 from paddock.model.errors import PaddockError
 from paddock.model.fleet import FleetSpec
-from paddock.runtimes import starts
+from paddock.runtimes import proc, starts
 from paddock.runtimes.python.load import last_line, load
 from paddock.runtimes.python.wire import RUN_ENV, RUNNER, Fork, Report, Setup, frames, line
 
@@ -32,6 +32,8 @@ Run = Callable[[Any, dict[str, str], bytes], int]
 
 WARM = ("uvloop", "paddock.fabric.client", "encodings.idna")
 """What the runner imports only when it runs: imported once here, instead of in every child."""
+REHEARSAL = "paddock.agent.rehearsal:rehearse"
+"""Called once in the image, before the first fork."""
 
 EXIT_NOT_STARTED = 70
 
@@ -58,8 +60,7 @@ class Server:
         except PaddockError as error:
             self._say(Report(what="broken", text=error.message))
             return
-        gc.collect()
-        gc.freeze()
+        settle()
         self._watch_children()
         self._say(Report(what="ready", pid=os.getpid()))
         pending = first[1:]
@@ -150,6 +151,7 @@ class Server:
     def _become(self, fork: Fork, spec: FleetSpec) -> None:
         """Make the copy of the server an agent: session, signals, files, folder, environment."""
         os.setsid()
+        proc.offer_to_oom_killer()
         os.umask(0o077)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -168,6 +170,7 @@ class Server:
         if "numpy.random" in sys.modules:
             # The standard library's own generator reseeds itself after a fork; numpy's global one does not.
             sys.modules["numpy.random"].seed()
+        gc.set_threshold(5_000)  # a task makes some fifty objects, and they go with it
         gc.enable()
 
     def _say(self, report: Report) -> None:
@@ -176,11 +179,25 @@ class Server:
 
 def find_run() -> Run:
     """What runs an agent in the child."""
-    module, _, function = os.environ.get(RUN_ENV, RUNNER).partition(":")
-    run: Run = getattr(importlib.import_module(module), function)
+    run: Run = _find(os.environ.get(RUN_ENV, RUNNER))
     for name in WARM:
         importlib.import_module(name)
     return run
+
+
+def _find(text: str) -> Any:
+    module, _, name = text.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def settle() -> None:
+    """Make the image as it will be forked: what agents would write to in it is written now, so that they share it."""
+    try:
+        _find(REHEARSAL)()
+    except Exception as error:
+        # Agents do without: they then take more memory, and longer to start.
+        print(f"fork server: the rehearsal failed: {last_line(error)}", file=sys.stderr)
+    gc.freeze()
 
 
 def name_process(agent: str) -> None:

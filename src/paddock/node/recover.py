@@ -1,0 +1,62 @@
+"""What still runs here although the journal does not tell of it: it was lost, or lines of it were spoilt.
+
+Nothing may be started for a second time, so this is asked before the first placement is read. It tells incarnations
+only; each is then found as one whose start was under way when its node ended.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from paddock.runtimes import process, starts
+
+
+def incarnations(node_folder: str, socket_path: str) -> dict[str, int]:
+    """agent → the newest epoch of which there is a live process of this node. Reads all of /proc."""
+    found: dict[str, int] = {}
+    for path in Path(node_folder, "agents").glob("*/*.start"):
+        folder = str(path.with_suffix(""))
+        start = starts.read(folder)
+        if start is not None and process.start_ticks(start.pid) == start.ticks:
+            found[f"{path.parent.name}/{path.stem}"] = start.epoch
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        env = _environment(pid)
+        agent, epoch = env.get("PADDOCK_AGENT", ""), env.get("PADDOCK_EPOCH", "")
+        if not agent or not epoch.isdecimal() or not _leads(pid):
+            continue
+        if env.get("PADDOCK_SOCKET", socket_path) == socket_path and _is_of(pid, env, node_folder):
+            found[agent] = max(int(epoch), found.get(agent, 0))
+    return found
+
+
+def last_epoch(node_folder: str) -> int:
+    """The highest that an agent signed for here, alive or not."""
+    folders = (str(path.with_suffix("")) for path in Path(node_folder, "agents").glob("*/*.start"))
+    return max((start.epoch for start in map(starts.read, folders) if start is not None), default=0)
+
+
+def _leads(pid: str) -> bool:
+    """Agents have a session each; what they start carries their environment, too."""
+    try:
+        return os.getsid(int(pid)) == int(pid)
+    except OSError:
+        return False
+
+
+def _is_of(pid: str, env: dict[str, str], node_folder: str) -> bool:
+    """An agent of another user has no socket of ours; then it is its output that goes to a file of ours."""
+    if "PADDOCK_SOCKET" in env:
+        return True
+    try:
+        return os.readlink(f"/proc/{pid}/fd/1").startswith(f"{node_folder}/")
+    except OSError:
+        return False
+
+
+def _environment(pid: str) -> dict[str, str]:
+    try:
+        text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return {}
+    return dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)

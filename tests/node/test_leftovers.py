@@ -1,0 +1,135 @@
+"""What dead incarnations leave behind, and whom the kernel took."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from paddock.agent.clock import HostClock
+from paddock.agent.owner import Owner
+from paddock.decide.restart import describe
+from paddock.model.agent import Exit
+from paddock.node import leftovers
+from paddock.node.leftovers import Leftovers
+from paddock.node.oomkills import DOUBT_S, OomKills
+from paddock.runtimes import proc
+
+KILLED = Exit(signal=signal.SIGKILL)
+
+
+@pytest.fixture
+async def owner() -> AsyncIterator[Owner]:
+    failures: list[BaseException] = []
+    held = Owner(lambda name, error: failures.append(error))
+    yield held
+    await held.close()
+    assert failures == []
+
+
+def child(agent: str, epoch: int) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PADDOCK_AGENT": agent, "PADDOCK_EPOCH": str(epoch)}
+    started = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], env=env, stdin=-1, stdout=-1)
+    assert started.stdout is not None
+    started.stdout.readline()
+    return started
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_what_a_dead_incarnation_left_is_ended_and_nothing_else(owner: Owner, adopted: bool) -> None:
+    left = [child("leaver/0", 7), child("leaver/0", 7)]
+    others = [child("leaver/0", 8), child("leaver/1", 7)]
+    found = Leftovers(owner, HostClock(), subreaper=True)
+    found.died("leaver/0", 7, adopted=adopted)
+    await found.settled()
+    assert [process.wait() for process in left] == [-signal.SIGKILL] * 2
+    assert [process.poll() for process in others] == [None] * 2
+    for process in others:
+        process.communicate(b"\n")
+    for process in left:
+        process.communicate()
+
+
+async def test_many_deaths_at_once_are_one_look(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(leftovers, "_end_all", lambda ours, others: looks.append(len(ours) + len(others)))
+    found = Leftovers(owner, HostClock(), subreaper=True)
+    for number in range(500):
+        found.died(f"crowd/{number}", 1, adopted=number % 2 == 0)
+    await asyncio.gather(*(found.ended(f"crowd/{number}", 1) for number in range(500, 1000)))
+    await found.settled()
+    assert looks == [1000]
+
+
+async def test_without_a_subreaper_only_what_died_unwatched_is_looked_for(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(leftovers, "_end_all", lambda ours, others: looks.append(len(ours) + len(others)))
+    found = Leftovers(owner, HostClock(), subreaper=False)
+    found.died("crowd/0", 1, adopted=False)
+    await found.settled()
+    await found.ended("crowd/1", 1)
+    assert looks == [1]
+
+
+def test_a_started_process_is_offered_to_the_oom_killer_before_this_one() -> None:
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with child("offered/0", 1) as started:
+        proc.offer_to_oom_killer(started.pid)
+        assert score(started.pid) == min(1000, score(os.getpid()) + proc.OOM_SCORE)
+        started.communicate(b"\n")
+    proc.offer_to_oom_killer(started.pid)  # it has ended: no error
+
+
+class Kernel:
+    """Its count and its log, in plain files."""
+
+    def __init__(self, folder: Path, *, log: bool = True) -> None:
+        self.vmstat, self.kmsg, self.now = folder / "vmstat", folder / "kmsg", 100.0
+        self._count = 3
+        self.kill(count=0)
+        if log:
+            self.kmsg.write_text("Out of memory: Killed process 4 (old)\n")
+
+    def kill(self, *pids: int, count: int | None = None) -> None:
+        self._count += len(pids) if count is None else count
+        self.vmstat.write_text(f"nr_free_pages 5\noom_kill {self._count}\n")
+        for pid in pids:
+            if self.kmsg.exists():
+                with self.kmsg.open("a") as file:
+                    file.write(f"Memory cgroup out of memory: Killed process {pid} (python) total-vm:5kB\n")
+
+    def kills(self) -> OomKills:
+        return OomKills(self.vmstat, self.kmsg, lambda: self.now)
+
+
+def test_whom_the_kernels_log_names_was_taken_and_others_were_not(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    kills = kernel.kills()
+    assert kills.judge(4, KILLED) == KILLED, "that was before"
+    kernel.kill(11, 12)
+    assert kills.judge(11, KILLED).oom is True
+    assert kills.judge(12, KILLED).oom is True
+    assert kills.judge(13, KILLED) == KILLED
+    assert kills.judge(12, Exit(code=1)) == Exit(code=1)
+
+
+def test_without_the_log_it_is_said_to_be_perhaps_so_for_a_moment(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, log=False)
+    kills = kernel.kills()
+    assert kills.judge(11, KILLED) == KILLED
+    kernel.kill(11)
+    perhaps = kills.judge(11, KILLED)
+    assert perhaps.oom is None
+    assert "perhaps" in describe(perhaps)
+    kernel.now += DOUBT_S
+    assert kills.judge(12, KILLED) == KILLED
