@@ -164,6 +164,7 @@ class Healer:
         ok, detail = await self._actions.do(incident, step)
         changed = ladder.acted(policy, incident, self._clock.now(), ok=ok, detail=detail)
         changed = await self._write(incident, changed)
+        self._ended += [done for done in changed.steps if done.number == step.number and not ok]
         self._at(changed.next_at, changed.key)
 
     async def _write(self, before: Incident, after: Incident) -> Incident:
@@ -193,7 +194,7 @@ class Healer:
             offers=self._actions.offers(status) if status is not None else frozenset(),
             standby=standby is not None,
             budget=self._budget(incident, policy, now),
-            breaker=storm.breaker(list(self._ended), now),
+            breaker=storm.breaker([*self._ended, *self._pending()], now),
             steps_before=self._steps_before(incident, policy, now),
             parent_over=not incident.parent or incident.parent not in self._book.open,
             tallies=self._tallies,
@@ -207,6 +208,12 @@ class Healer:
         since = max((step.acted_at for step in incident.steps), default=incident.opened_at)
         facts, now = self._health.facts(incident.about), self._clock.now()
         return confirmed(incident.cause, wanted.spec, status, self._vitals.of(status), facts, since, now)
+
+    def _pending(self) -> list[StepTaken]:
+        """Steps under way, of all incidents."""
+        keys = [key for under in self._under.values() for key in under]
+        held = [self._book.open[key] for key in keys if key in self._book.open]
+        return [step for incident in held if (step := ladder.pending_step(incident)) is not None]
 
     def _peers(self, incident: Incident) -> float:
         """How agents of the same fleet are that nothing is done with; a few of them are enough."""

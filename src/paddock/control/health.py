@@ -18,7 +18,7 @@ from paddock.control.archive import Archive
 from paddock.control.mirror import Mirror
 from paddock.control.recorder import Recorder
 from paddock.control.vitals import VitalsBook
-from paddock.decide.forecast import forecast
+from paddock.decide.forecast import came_down_from, forecast
 from paddock.decide.health import Facts, Sign, score
 from paddock.decide.signs import signs
 from paddock.model.agent import AgentStatus, Event
@@ -90,6 +90,8 @@ class HealthKeeper:
         """Called for every judgement in which something stands out."""
         self._held: dict[str, _Held] = {}
         self._peers: dict[str, float] = {}
+        self._survived: dict[tuple[str, str], float] = {}
+        """(fleet, metric) → the highest value from which one came down by itself: a garbage collector's saw teeth."""
         self._due: dict[str, None] = {}
         self._slice = 0
         self._span_at = clock.now()
@@ -205,8 +207,12 @@ class HealthKeeper:
             ("latency_s", scoring.slow_s_max),
         ):
             if limit and metric in series:
+                self._survived[status.fleet, metric] = survived = came_down_from(
+                    series[metric], self._survived.get((status.fleet, metric), 0.0)
+                )
                 seen = forecast(
                     series[metric],
+                    survived=survived,
                     metric=metric,
                     limit=limit,
                     now=self._clock.now(),
