@@ -39,7 +39,9 @@ from paddock.node.probes import Prober
 from paddock.node.publisher import Publisher
 from paddock.node.requests import Requests
 from paddock.node.socket import Line, Link, Listener, SocketServer, Tokens
+from paddock.node.storms import Storms
 from paddock.node.supervisor import Supervised
+from paddock.node.vitals import VitalsTeller
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric, Stored, Subscription
 from paddock.ports.runtime import Handle, Runtime
@@ -96,6 +98,7 @@ class NodeService:
         )
         self._socket = SocketServer(folder, self, self._deadlines)
         self._limiter = self._discover(config.id)
+        self._vitals = VitalsTeller(config.id, fabric, clock, lambda: self.fleets.agents.values())
         self._host = Host(
             config=config,
             clock=clock,
@@ -106,7 +109,9 @@ class NodeService:
             publisher=self.publisher,
             ports=Ports(),
             limiter=self._limiter,
-            prober=Prober(self._deadlines, self._owner, self._dice),
+            prober=Prober(self._deadlines, self._owner, clock, self._dice),
+            vitals=self._vitals,
+            storms=Storms(clock, self.publisher, lambda fleet: self.fleets.members(fleet)),
             tokens=Tokens(folder / "socket.key"),
             socket_path=self._socket.path,
             owner=self._owner,
@@ -140,6 +145,7 @@ class NodeService:
             ("wanted", self._follow_wanted()),
             ("status", self._tell_status()),
             ("rotation", self._rotate()),
+            ("vitals", self._vitals.run()),
         ):
             self._owner.start(f"node {name}", work)
 
@@ -191,7 +197,8 @@ class NodeService:
             return "the token does not prove this incarnation"
         agent = self.fleets.agents.get(line.agent)
         if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
-            agent.attach(link, {hold.task: hold.ack for hold in line.holds}, line.ready)
+            holds = {hold.task: hold.ack for hold in line.holds}
+            agent.attach(link, holds, line.ready, rests=line.rests, less=line.degraded)
             for inbox in line.waits:
                 agent.said_wait(inbox)
             return agent
@@ -286,7 +293,11 @@ class NodeService:
             version=__version__,
             agents_max=fits.agents_max,
             agents_max_why=fits.why,
-            attributes={"limits": self._limiter.kind, "events_dropped": self.publisher.dropped},
+            attributes={
+                "limits": self._limiter.kind,
+                "events_dropped": self.publisher.dropped,
+                "actions": {name: [str(action) for action in found.actions] for name, found in self._runtimes.items()},
+            },
         )
 
     def _reconnected(self) -> None:

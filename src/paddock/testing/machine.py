@@ -20,6 +20,7 @@ from paddock.agent.runner import Runner, Who
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec, Limits, Method
+from paddock.model.policy import Action
 from paddock.ports.fabric import Fabric
 from paddock.ports.runtime import Handle, Launch
 from paddock.testing.clock import VirtualClock
@@ -134,6 +135,15 @@ class NoLimits:
 
 class Machine:
     """The processes of one host, and the runtime by which a node starts and finds them."""
+
+    actions = (
+        Action.RESTART,
+        Action.RESTART_CLEAN,
+        Action.RESET_CONNECTION,
+        Action.REDEPLOY,
+        Action.REDISTRIBUTE,
+        Action.DEGRADE,
+    )
 
     def __init__(self, broker: FakeBroker, clock: VirtualClock, *, seed: int = 0, refuse: float = 0.0) -> None:
         """`refuse`: chance that a start fails though nothing is wrong with the template (no memory, no process)."""
