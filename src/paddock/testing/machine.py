@@ -13,6 +13,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from paddock.agent import Agent, task
 from paddock.agent.clock import HostClock
@@ -224,8 +225,18 @@ class Machine:
                 raise Unavailable("no fabric answers")
             return self.broker.agent(fleet, name)
 
+        if ends_s := launch.spec.config.get("ends_s"):
+            held.process.spawn(self._fall(held, launch, float(ends_s)), "fall")
         clock = AgentClock(self.clock, self.dice)
         runner = Runner(self._hand, launch.spec, Who.read(env), connect, clock)
         code = await runner.run()
         held.ended(Exit(code=code))
+        held.process.kill()
+
+    async def _fall(self, held: SimProcess, launch: Launch, within_s: float) -> None:
+        """A bad release: whatever it does, it ends soon after its start, with an error in its log."""
+        await asyncio.sleep(self.dice.uniform(0.0, within_s))
+        with Path(launch.log_path).open("a") as log:
+            log.write(f"RuntimeError: no table prices of {launch.agent}\n")
+        held.ended(Exit(code=1))
         held.process.kill()
