@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
+from typing import cast
 
 import uvloop
 from _bench import row
@@ -40,10 +41,9 @@ HANDLES = 50
 
 class Asked(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        assert isinstance(self.transport, asyncio.WriteTransport)
         self.transport.write(ANSWER)
         self.transport.close()
 

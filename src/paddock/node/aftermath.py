@@ -79,6 +79,10 @@ class Aftermath(Incarnation):
             self._set(AgentState.PENDING)
         self._wake.set()
 
+    def _ready(self) -> None:
+        super()._ready()
+        self._watch_stable()
+
     def _watch_stable(self) -> None:
         """Its being stable would end a hold: then, and only then, it is looked at when that is due."""
         if self.live is None or self.ready_at is None or not self.host.storms.holds(self, self.row.version):

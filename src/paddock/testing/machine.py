@@ -13,7 +13,6 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from paddock.agent import Agent, task
 from paddock.agent.clock import HostClock
@@ -175,6 +174,10 @@ class Machine:
         """The running incarnation of an agent."""
         return next((held for held in self.alive() if held.agent == agent), None)
 
+    def starts(self) -> int:
+        """How many incarnations were ever started."""
+        return sum(map(len, self.started.values()))
+
     # --- paddock.ports.runtime.Runtime
 
     async def check(self, spec: FleetSpec) -> list[Method] | None:
@@ -236,7 +239,11 @@ class Machine:
     async def _fall(self, held: SimProcess, launch: Launch, within_s: float) -> None:
         """A bad release: whatever it does, it ends soon after its start, with an error in its log."""
         await asyncio.sleep(self.dice.uniform(0.0, within_s))
-        with Path(launch.log_path).open("a") as log:
-            log.write(f"RuntimeError: no table prices of {launch.agent}\n")
+        _append(launch.log_path, f"RuntimeError: no table prices of {launch.agent}\n")
         held.ended(Exit(code=1))
         held.process.kill()
+
+
+def _append(path: str, text: str) -> None:
+    with open(path, "a") as log:
+        log.write(text)

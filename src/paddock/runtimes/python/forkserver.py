@@ -48,7 +48,7 @@ class ForkServer:
         self._idle_s = IDLE_S_MAX
         self.gone = False
         self.first_epoch: int | None = None
-        """Of the first agent that it started; those that came before it are older."""
+        """The lowest that it started."""
         self.on_gone: Callable[[], None] = lambda: None
         self._warm: asyncio.Future[None] = self._loop.create_future()
         self._warm.add_done_callback(lambda warm: warm.cancelled() or warm.exception())  # seen, even if nobody waits
@@ -67,7 +67,7 @@ class ForkServer:
         if self.gone:
             raise ServerGone
         started: asyncio.Future[Live] = self._loop.create_future()
-        self.first_epoch = self.first_epoch or launch.epoch
+        self.first_epoch = min(self.first_epoch or launch.epoch, launch.epoch)
         number = next(self._ids)
         self._pending[number] = (launch, started)
         self._stop_idling()
