@@ -118,7 +118,9 @@ class Aftermath(Incarnation):
             return
         unknown = exit.code is None and exit.signal is None  # it ended unseen: that tells nothing of how
         outside = unknown or signature.outside(evidence)
-        text = signature.signature(signature.cause_of(evidence), evidence.reason, evidence.last_lines)
+        text = ""
+        if not (outside or was_stable):  # else it is not looked at, and its agent waits for its start
+            text = signature.signature(signature.cause_of(evidence), evidence.reason, evidence.last_lines)
         self._storm(text, now, tasks, blamed, stable=was_stable, outside=outside)
         if self._not_before() > now:
             self._set(AgentState.QUARANTINED, self.host.storms.text(self))

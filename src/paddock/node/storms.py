@@ -111,10 +111,12 @@ class Storms:
 
     def gone(self, member: Member) -> None:
         """It is wanted here no more: it can be no canary."""
-        for (fleet, version), release in self._releases.items():
+        for (fleet, version), release in list(self._releases.items()):
             if fleet != member.spec.name:
                 continue
             release.deaths.pop(member.id, None)
+            if not release.deaths and release.hold is None:
+                del self._releases[fleet, version]
             if release.hold is None or member.id not in release.hold.agents:
                 continue
             rest = [agent for agent in release.hold.agents if agent != member.id]
