@@ -98,31 +98,7 @@ class NodeService:
         )
         self._socket = SocketServer(folder, self, self._deadlines)
         self._limiter = self._discover(config.id)
-        self._vitals = VitalsTeller(config.id, fabric, clock, lambda: self.fleets.agents.values())
-        self._host = Host(
-            config=config,
-            clock=clock,
-            fabric=fabric,
-            runtimes=self._runtimes,
-            journal=self._journal,
-            deadlines=self._deadlines,
-            publisher=self.publisher,
-            ports=Ports(),
-            limiter=self._limiter,
-            prober=Prober(self._deadlines, self._owner, clock, self._dice),
-            vitals=self._vitals,
-            storms=Storms(clock, self.publisher, lambda fleet: self.fleets.members(fleet)),
-            tokens=Tokens(folder / "socket.key"),
-            socket_path=self._socket.path,
-            owner=self._owner,
-            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
-            starts=asyncio.Semaphore(config.starts_max),
-            dice=self._dice,
-            holder=lambda agent, task: self.fleets.holder(agent, task),
-            blamed=lambda spec, death: self.fleets.blamed(spec, death),
-            changed=lambda agent: self.fleets.changed(agent),
-            left=self._left,
-        )
+        self._host = self._shared(folder)
         self.fleets = Fleets(self._host, self._begin)
         if self._journal.doubtful:
             await self._recover(config.folder)
@@ -148,6 +124,35 @@ class NodeService:
             ("vitals", self._vitals.run()),
         ):
             self._owner.start(f"node {name}", work)
+
+    def _shared(self, folder: Path) -> Host:
+        """What the parts of this node share."""
+        config, clock = self.config, self._clock
+        self._vitals = VitalsTeller(config.id, self._fabric, clock, lambda: self.fleets.agents.values())
+        return Host(
+            config=config,
+            clock=clock,
+            fabric=self._fabric,
+            runtimes=self._runtimes,
+            journal=self._journal,
+            deadlines=self._deadlines,
+            publisher=self.publisher,
+            ports=Ports(),
+            limiter=self._limiter,
+            prober=Prober(self._deadlines, self._owner, clock, self._dice),
+            vitals=self._vitals,
+            storms=Storms(clock, self.publisher, lambda fleet: self.fleets.members(fleet)),
+            tokens=Tokens(folder / "socket.key"),
+            socket_path=self._socket.path,
+            owner=self._owner,
+            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
+            starts=asyncio.Semaphore(config.starts_max),
+            dice=self._dice,
+            holder=lambda agent, task: self.fleets.holder(agent, task),
+            blamed=lambda spec, death: self.fleets.blamed(spec, death),
+            changed=lambda agent: self.fleets.changed(agent),
+            left=self._left,
+        )
 
     async def _recover(self, folder: str) -> None:
         """Note what runs without the journal knowing: it is looked for, adopted, and never started a second time."""
