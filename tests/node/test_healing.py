@@ -226,10 +226,13 @@ async def test_an_action_that_was_begun_goes_on_when_the_node_dies_before_it_is_
     await world.crash(node)
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
-    await world.node()
+    node = await world.node()
     await world.ready("crew/0", after=before.epoch)
     assert not (folder(world, "crew/0") / "cache").exists()
     assert (world.folder / f"agents/crew/0.kept-{before.epoch}/cache").exists()
+    await world.place(python(config={"deaf": True}, stop_grace_s=0.3), "0")
+    agent = node.fleets.agents["crew/0"]
+    await world.until(lambda: agent.running.stop_grace_s == 0.3, "it may be stopped sooner")
 
 
 async def test_a_node_that_died_before_it_stopped_the_agent_stops_it_afterwards(world: World) -> None:
