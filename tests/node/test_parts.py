@@ -16,7 +16,7 @@ from paddock.fabric import subjects
 from paddock.model.agent import AgentState, AgentStatus, Exit
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec, Limits, Logs
-from paddock.node import limits, logs, probes, publisher
+from paddock.node import checks, limits, logs, publisher, web
 from paddock.node.deadlines import Deadlines
 from paddock.node.launching import port_env
 from paddock.node.logs import Rotation
@@ -248,13 +248,13 @@ async def test_what_a_probe_says_of_odd_answers() -> None:
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        problem = await probes.ask(probes.fill("http://127.0.0.1:{port}/x?y=1", {"port": port}), 5.0)
+        problem = await web.get(checks.fill("http://127.0.0.1:{port}/x?y=1", {"port": port}), 5.0)
         assert expected in problem
         assert bool(problem) == bool(expected)
         server.close()
         await server.wait_closed()
-    assert await probes.ask(f"http://127.0.0.1:{port}/", 5.0)
-    assert await probes.ask(probes.fill("http://127.0.0.1:{port.gone}/", {}), 5.0)
+    assert await web.get(f"http://127.0.0.1:{port}/", 5.0)
+    assert await web.get(checks.fill("http://127.0.0.1:{port.gone}/", {}), 5.0)
 
 
 # --- publisher

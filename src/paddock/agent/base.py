@@ -90,6 +90,14 @@ class Agent:
     async def stop(self) -> None:
         """Called once, after the last task, within what is left of the template's `stop_grace_s`."""
 
+    async def degrade(self) -> None:
+        """Called once when this agent is told to do less, after `degraded` became true; tasks go on meanwhile."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it was told to do less, because it is not well; until its next start."""
+        return self._live.degraded
+
     @property
     def id(self) -> str:
         """`fleet/name`."""

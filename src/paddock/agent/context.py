@@ -48,6 +48,7 @@ class Context:
         self.fleet, self.name, self.epoch = spec.name, name, epoch
         self.id = f"{spec.name}/{name}"
         self.config: Mapping[str, Any] = MappingProxyType(spec.config)
+        self.degraded = False
         self.clock = clock
         self.fabric = fabric
         self.log = Log(self.id, clock.now, _task_id)

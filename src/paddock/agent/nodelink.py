@@ -32,6 +32,9 @@ class Orders(Protocol):
 
     def drain(self) -> None: ...
     def cancel(self, task_id: str) -> None: ...
+    def reset(self) -> None: ...
+    def rest(self, on: bool) -> None: ...
+    def degrade(self) -> None: ...
     def refused(self, why: str) -> None: ...
 
 
@@ -41,6 +44,7 @@ class Line(msgspec.Struct):
     by: str = ""
     deaths: int = 0
     why: str = ""
+    on: bool = True
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -64,6 +68,8 @@ class NodeLink:
         self._socket: socket.socket | None = None
         self._unsent: list[bytes] = []
         self._refused = False
+        self.rests = self.degraded = False
+        """What it was told to be; said with each hello, for the node may have forgotten."""
         self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def hold(self, task_id: str, ack: str) -> None:
@@ -183,6 +189,8 @@ class NodeLink:
             "holds": [{"task": task, "ack": ack} for task, ack in self._holds.items()],
             "waits": list(self._waits),
             "ready": self._ready,
+            "rests": self.rests,
+            "degraded": self.degraded,
         }
 
     def _obey(self, line: Line, orders: Orders) -> None:
@@ -193,6 +201,14 @@ class NodeLink:
         elif line.op == "holder":
             if (answer := self._asked.get(line.task)) is not None and not answer.done():
                 answer.set_result(Holder(line.by, line.deaths))
+        elif line.op == "reset":
+            orders.reset()
+        elif line.op == "rest":
+            self.rests = line.on
+            orders.rest(line.on)
+        elif line.op == "degrade":
+            self.degraded = True
+            orders.degrade()
         elif line.op == "refused":
             self._refused = True
             orders.refused(line.why)

@@ -41,7 +41,7 @@ class Puller:
         self._look_own = True
         self._empty_until: dict[str, float] = {}
         self._turn = 0
-        self._stopping = False
+        self._stopping = self._resting = False
         self._poked = asyncio.Event()
         self._freed = asyncio.Event()
         self._standing: Standing | None = None
@@ -52,6 +52,12 @@ class Puller:
     def stop(self) -> None:
         """Take no more work; `run` returns soon."""
         self._stopping = True
+        self._poked.set()
+        self._freed.set()
+
+    def rest(self, on: bool) -> None:
+        """Take no more work until it is told otherwise; what arrives meanwhile goes back."""
+        self._resting = on
         self._poked.set()
         self._freed.set()
 
@@ -84,6 +90,9 @@ class Puller:
             await self._freed.wait()
             return
         self._poked.clear()
+        if self._resting:
+            await self._poked.wait()
+            return
         if self._look_own or self._own_wanted:
             await self._open_own_lanes()
         if not await self._look():
@@ -141,7 +150,7 @@ class Puller:
         if found:
             self._turn += 1
         for delivery in found:
-            if self._stopping or self._worker.free <= 0:
+            if self._stopping or self._resting or self._worker.free <= 0:
                 subject = delivery.subject
                 self._owner.start(f"put back {subject}", self._context.fabric.put_back(delivery), told=False)
             else:

@@ -96,7 +96,10 @@ class Runner:
         """Something that a drain waits for has changed."""
         self._deadline: float | None = None
         self._exit = 0
+        self._fabric: Fabric | None = None
+        self._agent: Agent | None = None
         self._worker: Worker | None = None
+        self._puller: Puller | None = None
         self._link = NodeLink(
             agent=f"{who.fleet}/{who.name}",
             epoch=who.epoch,
@@ -143,6 +146,33 @@ class Runner:
         if self._worker is not None:
             self._worker.cancel(task_id)
 
+    def reset(self) -> None:
+        """Make the connection to the fabric anew; while there is none yet, it is being made."""
+        if self._fabric is not None:
+            self._log.warning("the connection to the fabric is made anew: it was asked for")
+            self._fabric.reset()
+
+    def rest(self, on: bool) -> None:
+        """Take no more tasks and give back those in hand; with `on` False take some again."""
+        if self._puller is not None:
+            self._puller.rest(on)
+        if self._worker is not None and on:
+            self._worker.put_back_all()
+
+    def degrade(self) -> None:
+        """Do less, from now on. Said again, it changes nothing."""
+        agent = self._agent
+        if agent is not None and not agent.degraded:
+            agent._live.degraded = True
+            self._owner.start("ask to degrade", self._degraded(agent))
+
+    async def _degraded(self, agent: Agent) -> None:
+        try:
+            await agent.degrade()
+        except Exception as error:  # the author's code; it goes on as it did
+            failure = describe_error(error)
+            self._log.error(f"degrade failed: {failure.message}", where=failure.where, trace=failure.trace)
+
     def refused(self, why: str) -> None:
         """The node knows a newer incarnation: this one must leave, and has no time."""
         self._log.error("the node refused this incarnation", why=why)
@@ -188,16 +218,18 @@ class Runner:
 
     async def _live(self, fabric: Fabric) -> None:
         context = Context(self._spec, self._who.name, self._who.epoch, fabric, self._clock, inbox=self._who.inbox)
+        self._fabric = fabric
         agent = await self._made(context)
         if agent is None:
             return
+        self._agent = agent
         slots = max(self._spec.concurrency, 1)
         ask_slots = max(ASK_SLOTS_MIN, slots)
         # Beyond the slots: @every and @on methods that are plain `def` need threads of their own.
         threads = Threads(slots + ask_slots + 8)
         caller = Caller(agent, task_methods(self._class), threads, self._owner, self._stuck)
         worker = self._worker = Worker(context, caller, self._link, self._owner, slots=slots)
-        puller = Puller(context, worker, self._owner, ack_wait_s=self._spec.ack_wait_s)
+        puller = self._puller = Puller(context, worker, self._owner, ack_wait_s=self._spec.ack_wait_s)
         answering = Answering(context, caller, self._owner, slots=ask_slots)
         background = Background(agent, context, threads, self._owner)
         self._link.counters = lambda: (worker.done, worker.failed)
@@ -207,6 +239,9 @@ class Runner:
             self._progress.set()
 
         worker.changed = changed
+        puller.rest(self._link.rests)
+        if self._link.degraded:
+            self.degrade()
         background.start()
         pulling = self._owner.start("puller", puller.run())
         self._owner.start("still-working", self._still_working(worker))

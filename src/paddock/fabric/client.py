@@ -299,6 +299,9 @@ class NatsFabric:
     async def flush(self, timeout_s: float = 5.0) -> None:
         await self.connection.flush(timeout_s)
 
+    def reset(self) -> None:
+        self.connection.reset()
+
     async def close(self) -> None:
         if self._putting_back:
             await asyncio.wait(self._putting_back, timeout=2.0)

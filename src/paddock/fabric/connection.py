@@ -198,6 +198,12 @@ class Connection(asyncio.Protocol):
         except TimeoutError as error:
             raise TimedOut(f"the fabric did not answer within {timeout_s:g} s") from error
 
+    def reset(self) -> None:
+        """Give up this connection, though it seems well, and make another; what waits to be sent goes out first."""
+        if self._transport is not None and self._up.is_set():
+            self._send()
+            self._transport.abort()
+
     async def close(self) -> None:
         """Send what waits, then end for good. Idempotent."""
         if self._closed:

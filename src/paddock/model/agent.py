@@ -48,6 +48,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     tasks: list[str] = []
     """Ids of the tasks that it held."""
     uptime_s: float = 0.0
+    probes: list[str] = []
+    """The probes that failed last, each `name: what was wrong`."""
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):

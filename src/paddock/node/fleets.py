@@ -104,6 +104,7 @@ class Fleets:
             else:
                 agent.want(placement.spec)
             self._mark(here, agent)
+        self._host.storms.wanted(fleet, {placement.spec.version, *(agent.version for agent in here.agents.values())})
         for name in [name for name in here.agents if name not in wanted]:
             here.agents[name].unwant("it is wanted no more")
         self._forget_if_empty(here)
@@ -124,6 +125,11 @@ class Fleets:
             here.renewing.discard(agent.name)
             here.outdated.pop(agent.name, None)
             self._roll(here)
+
+    def members(self, fleet: str) -> dict[str, Supervised] | None:
+        """The fleet's agents here, by their ids; None: there are none."""
+        here = self.fleets.get(fleet)
+        return {agent.id: agent for agent in here.agents.values()} if here is not None else None
 
     def holder(self, agent: Incarnation, task: str) -> tuple[str, int]:
         """The agent of the same fleet that holds this task and was handed it before `agent` (empty: none), and how many

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from paddock.node.limits import Limiter
     from paddock.node.probes import Prober
     from paddock.node.running import Incarnation
+    from paddock.node.storms import Storms
     from paddock.node.supervisor import Supervised
+    from paddock.node.vitals import VitalsTeller
 
 Mint = Callable[[str, str], str]
 
@@ -61,6 +63,8 @@ class Host:
     ports: Ports
     limiter: Limiter
     prober: Prober
+    vitals: VitalsTeller
+    storms: Storms
     tokens: Tokens
     socket_path: str
     owner: Owner

@@ -24,6 +24,7 @@ from paddock.fabric.files import sync_folder
 from paddock.model.agent import AgentState
 from paddock.model.errors import DataDirError, Unavailable
 from paddock.model.fleet import Placement
+from paddock.model.policy import Action
 from paddock.ports.runtime import Handle
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,9 @@ NOTE_S = 0.005
 """How long holds and drops gather before they are written."""
 ENTRIES_MIN = 20_000
 """Compacted when this many entries were written since, and more than ten for each that counts."""
+
+MENDS = (Action.RESTART, Action.RESTART_CLEAN, Action.REDEPLOY)
+"""Recovery actions that are a start of another kind, the mildest first."""
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -53,6 +57,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: float = 0.0
     restarts: int = 0
     ports: dict[str, int] = {}
+    begun: bool = False
+    """Its startup probes have passed, or it has none that count: they are not asked again."""
+    mend: str = ""
+    """One of `MENDS`: this incarnation is to be stopped, and the next one started so."""
     rest: str = ""
     """Why it rests; empty: it should run."""
     rest_state: AgentState = AgentState.STOPPED

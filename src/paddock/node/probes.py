@@ -1,23 +1,41 @@
-"""Health probes over HTTP: one scheduler for all agents, a bounded number under way at once."""
+"""When each agent is probed: one heap for all, a bounded number under way, nothing per agent in between.
+
+    started ──> startup probes, `health.http`: often, until they pass ──> ready
+    ready ──> liveness, readiness, `health.http`: every `every_s`, spread by lot
+                 └── failed ──> asked again sooner, so that the verdict is there within about one interval more
+
+What follows from an outcome is not decided here: the agent is told. Task probes are the server's.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from paddock.agent.owner import Owner
-from paddock.model.fleet import FleetSpec
+from paddock.model.fleet import FleetSpec, Health
+from paddock.model.health import Probe, ProbeFact
+from paddock.node import checks, launching, logs, web
 from paddock.node.deadlines import Deadlines
 from paddock.node.journal import Row
+from paddock.node.launching import Paths
+from paddock.ports.clock import Clock
+from paddock.ports.runtime import Usage
+from paddock.runtimes import process
 
-AT_ONCE = 64
+AT_ONCE = 512
+"""Connections of probes under way."""
+EXEC_AT_ONCE = 8
 FIRST_S = 0.1
 GROWTH = 1.5
+SOON_S_MAX = 1.0
+"""What has just become ready is asked first within this time: whoever healed it waits for that."""
+AGAIN_S_MIN = 0.2
 TIMEOUT_S_MAX = 5.0
-_HOLE = re.compile(r"\{port(?:\.([a-z0-9_-]+))?\}")
+
+SHORTHAND = "health.http"
+"""The name under which the outcome of `health.http` is told; no probe of a manifest can have it."""
 
 
 class Probed(Protocol):
@@ -26,81 +44,133 @@ class Probed(Protocol):
     id: str
     running: FleetSpec
     row: Row
+    paths: Paths
     ready_at: float | None
+    probes: dict[str, ProbeFact]
 
-    def said_probe(self, problem: str, fails: int) -> None: ...
+    def usage(self) -> Usage | None: ...
+    def said_probe(self, probe: Probe, fact: ProbeFact) -> None: ...
 
 
-class Prober:
-    """Until an agent is ready it is asked often, then every `every_s`, spread by lot."""
-
-    def __init__(self, deadlines: Deadlines, owner: Owner, dice: Callable[[], float]) -> None:
-        self._deadlines, self._owner, self._dice = deadlines, owner, dice
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._watched: dict[str, _Watch] = {}
-
-    def watch(self, agent: Probed) -> None:
-        watch = self._watched[agent.id] = _Watch(agent)
-        self._deadlines.set((agent.id, "probe"), FIRST_S, lambda late_s: self._due(watch))
-
-    def forget(self, agent: Probed) -> None:
-        self._watched.pop(agent.id, None)
-        self._deadlines.drop((agent.id, "probe"))
-
-    def _due(self, watch: _Watch) -> None:
-        self._owner.start(f"probe {watch.agent.id}", self._probe(watch))
-
-    async def _probe(self, watch: _Watch) -> None:
-        agent, health = watch.agent, watch.agent.running.health
-        async with self._slots:
-            url = fill(health.http, agent.row.ports)
-            problem = await ask(url, min(max(health.every_s, 0.2), TIMEOUT_S_MAX))
-        if self._watched.get(agent.id) is not watch:
-            return  # it has ended meanwhile
-        watch.fails = watch.fails + 1 if problem else 0
-        agent.said_probe(problem, watch.fails)
-        if agent.ready_at is None:
-            watch.every_s = min(watch.every_s * GROWTH, max(health.every_s, FIRST_S))
-        else:
-            watch.every_s = health.every_s * (0.8 + 0.4 * self._dice())
-        self._deadlines.set((agent.id, "probe"), watch.every_s, lambda late_s: self._due(watch))
+def shorthand(health: Health) -> Probe:
+    """What `health.http` means: it makes ready, degrades at once, and the node itself replaces whom it failed."""
+    return Probe(
+        name=SHORTHAND,
+        kind="http",
+        url=health.http,
+        every_s=health.every_s,
+        timeout_s=min(max(health.every_s, 0.2), TIMEOUT_S_MAX),
+        fails=health.fails,
+    )
 
 
 class _Watch:
-    def __init__(self, agent: Probed) -> None:
-        self.agent = agent
-        self.fails = 0
+    """One probe of one incarnation."""
+
+    __slots__ = ("agent", "asked", "every_s", "log", "probe")
+
+    def __init__(self, agent: Probed, probe: Probe) -> None:
+        self.agent, self.probe = agent, probe
         self.every_s = FIRST_S
+        self.asked = 0
+        self.log = checks.LogWatch(agent.paths.log) if probe.kind == "log" else None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.agent.id, "probe", self.probe.name
 
 
-def fill(url: str, ports: Mapping[str, int]) -> str:
-    """Replace `{port}` and `{port.name}`; a port that there is not stays as it is, and the probe says so."""
-    return _HOLE.sub(lambda hole: str(ports.get(hole[1] or "port", hole[0])), url)
+class Prober:
+    def __init__(self, deadlines: Deadlines, owner: Owner, clock: Clock, dice: Callable[[], float]) -> None:
+        self._deadlines, self._owner, self._clock, self._dice = deadlines, owner, clock, dice
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._exec_slots = asyncio.Semaphore(EXEC_AT_ONCE)
+        self._watched: dict[str, list[_Watch]] = {}
+
+    def watch(self, agent: Probed, probes: Sequence[Probe], *, first_s: float | None = None) -> None:
+        """Begin to ask these of its running incarnation, the first time within `first_s` (without: at some time within
+        each one's interval); what is asked already goes on."""
+        watches = self._watched.setdefault(agent.id, [])
+        known = {watch.probe.name for watch in watches}
+        for probe in probes:
+            if probe.kind == "task" or probe.name in known:
+                continue
+            watch = _Watch(agent, probe)
+            watches.append(watch)
+            within_s = probe.every_s if first_s is None else min(first_s, probe.every_s)
+            self._set(watch, FIRST_S if agent.ready_at is None else within_s * self._dice())
+
+    def forget(self, agent: Probed) -> None:
+        for watch in self._watched.pop(agent.id, ()):
+            self._deadlines.drop(watch.key)
+
+    def _set(self, watch: _Watch, delay_s: float) -> None:
+        self._deadlines.set(watch.key, delay_s, lambda late_s: self._due(watch))
+
+    def _due(self, watch: _Watch) -> None:
+        probe, agent = watch.probe, watch.agent
+        if probe.kind == "log" and watch.log is not None:
+            self._took(watch, watch.log.look(probe.match, logs.secrets(agent.running)), 0.0)
+        elif probe.kind == "metric":
+            self._took(watch, checks.metric(probe, agent.usage()), 0.0)
+        else:
+            self._owner.start(f"probe {agent.id} {probe.name}", self._ask(watch))
+
+    async def _ask(self, watch: _Watch) -> None:
+        async with self._exec_slots if watch.probe.kind == "exec" else self._slots:
+            if not self._asked_still(watch):
+                return
+            begun = self._clock.monotonic()
+            problem = await ask(watch.probe, watch.agent)
+        self._took(watch, problem, self._clock.monotonic() - begun)
+
+    def _asked_still(self, watch: _Watch) -> bool:
+        return watch in self._watched.get(watch.agent.id, ())
+
+    def _took(self, watch: _Watch, problem: str, latency_s: float) -> None:
+        agent, probe = watch.agent, watch.probe
+        if not self._asked_still(watch):
+            return  # it has ended meanwhile
+        before = agent.probes.get(probe.name)
+        fails = (before.fails if before is not None else 0) + 1 if problem else 0
+        watch.asked += 1
+        agent.said_probe(
+            probe, ProbeFact(fails, probe.fails, probe.phase, round(latency_s, 6), self._clock.now(), problem)
+        )
+        if not self._asked_still(watch):
+            return  # that was the last word on it
+        if probe.phase == "startup" and not problem:
+            self._watched[agent.id].remove(watch)
+        elif agent.ready_at is None:
+            watch.every_s = min(watch.every_s * GROWTH, max(probe.every_s, FIRST_S))
+            self._set(watch, watch.every_s)
+        elif fails and probe.name != SHORTHAND:
+            self._set(watch, max(probe.every_s / probe.fails, min(AGAIN_S_MIN, probe.every_s)))
+        elif watch.asked == 1:
+            # What became ready together is asked together once; from now on by lot.
+            self._set(watch, probe.every_s * max(0.1, self._dice()))
+        else:
+            self._set(watch, probe.every_s * (0.8 + 0.4 * self._dice()))
 
 
-async def ask(url: str, timeout_s: float) -> str:
-    """GET `url`; empty when the answer is below 400, else what is wrong."""
-    try:
-        parts = urlsplit(url)
-        tls = parts.scheme == "https"
-        port = parts.port or (443 if tls else 80)
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls or None, limit=8192)
-            try:
-                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                head = (
-                    f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: paddock\r\nConnection: close\r\n\r\n"
-                )
-                writer.write(head.encode())
-                line = await reader.readline()
-            finally:
-                writer.close()
-    except TimeoutError:
-        return f"{url} did not answer within {timeout_s:g} s"
-    except (OSError, ValueError) as error:
-        return f"{url}: {error}"
-    words = line.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return f"{url} did not answer with HTTP"
-    status = int(words[1])
-    return "" if status < 400 else f"{url} answered {status}"
+async def ask(probe: Probe, agent: Probed) -> str:
+    """Ask one http, tcp or exec probe now; empty when it passed, else what is wrong."""
+    ports, spec = agent.row.ports, agent.running
+    if probe.kind == "exec":
+        # Not its PADDOCK_ variables: who has those is taken for the agent itself by a node that lost its journal.
+        env = process.base_env() | spec.env | launching.port_env(ports) | {"PADDOCK_PROBED": agent.id}
+        check = checks.Check(
+            command=[checks.fill(word, ports) for word in probe.command],
+            cwd=spec.cwd or agent.paths.folder,
+            env=env,
+            user=spec.user,
+            timeout_s=probe.timeout_s,
+            secrets=logs.secrets(spec),
+        )
+        return await checks.run(check)
+    url = checks.fill(probe.url, ports)
+    if probe.kind == "tcp":
+        problem = await checks.tcp(url, probe.timeout_s)
+    else:
+        problem = await web.get(url, probe.timeout_s, match=probe.match, follow=probe.name != SHORTHAND)
+    return checks.said(problem, logs.secrets(spec)) if problem else ""

@@ -11,6 +11,7 @@ import structlog
 from paddock.agent.owner import Owner
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.fleet import FleetSpec
+from paddock.model.policy import Action
 from paddock.node import logs
 from paddock.node.fleets import Fleets
 from paddock.node.supervisor import Supervised
@@ -33,6 +34,9 @@ class Request(msgspec.Struct, frozen=True):
     offset: int | None = None
     wait_s: float = 0.0
     spec: FleetSpec | None = None
+    action: str = ""
+    epoch: int = 0
+    incident: int = 0
 
 
 class Requests:
@@ -103,6 +107,16 @@ class Requests:
         await agent.restart("a restart was asked for")
         return {"epoch": agent.row.epoch}
 
+    async def _heal(self, request: Request) -> dict[str, Any]:
+        agent = self._agent(request)
+        if request.action not in set(Action):
+            raise Refused(f"action {request.action!r} is none of {', '.join(Action)}")
+        why = (
+            f"incident {request.incident}: {request.action}" if request.incident else f"{request.action} was asked for"
+        )
+        detail = await agent.heal(Action(request.action), request.epoch, why)
+        return {"detail": detail, "epoch": agent.row.epoch}
+
     async def _logs(self, request: Request) -> dict[str, Any]:
         agent = self._agent(request)
         path = agent.paths.log
@@ -151,6 +165,7 @@ class Requests:
 
     _ops: Mapping[str, Callable[..., Any]] = {
         "restart": _restart,
+        "heal": _heal,
         "logs": _logs,
         "cancel": _cancel,
         "holds": _holds,

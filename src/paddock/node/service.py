@@ -39,7 +39,9 @@ from paddock.node.probes import Prober
 from paddock.node.publisher import Publisher
 from paddock.node.requests import Requests
 from paddock.node.socket import Line, Link, Listener, SocketServer, Tokens
+from paddock.node.storms import Storms
 from paddock.node.supervisor import Supervised
+from paddock.node.vitals import VitalsTeller
 from paddock.ports.clock import Clock
 from paddock.ports.fabric import Fabric, Stored, Subscription
 from paddock.ports.runtime import Handle, Runtime
@@ -96,28 +98,7 @@ class NodeService:
         )
         self._socket = SocketServer(folder, self, self._deadlines)
         self._limiter = self._discover(config.id)
-        self._host = Host(
-            config=config,
-            clock=clock,
-            fabric=fabric,
-            runtimes=self._runtimes,
-            journal=self._journal,
-            deadlines=self._deadlines,
-            publisher=self.publisher,
-            ports=Ports(),
-            limiter=self._limiter,
-            prober=Prober(self._deadlines, self._owner, self._dice),
-            tokens=Tokens(folder / "socket.key"),
-            socket_path=self._socket.path,
-            owner=self._owner,
-            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
-            starts=asyncio.Semaphore(config.starts_max),
-            dice=self._dice,
-            holder=lambda agent, task: self.fleets.holder(agent, task),
-            blamed=lambda spec, death: self.fleets.blamed(spec, death),
-            changed=lambda agent: self.fleets.changed(agent),
-            left=self._left,
-        )
+        self._host = self._shared(folder)
         self.fleets = Fleets(self._host, self._begin)
         if self._journal.doubtful:
             await self._recover(config.folder)
@@ -140,8 +121,38 @@ class NodeService:
             ("wanted", self._follow_wanted()),
             ("status", self._tell_status()),
             ("rotation", self._rotate()),
+            ("vitals", self._vitals.run()),
         ):
             self._owner.start(f"node {name}", work)
+
+    def _shared(self, folder: Path) -> Host:
+        """What the parts of this node share."""
+        config, clock = self.config, self._clock
+        self._vitals = VitalsTeller(config.id, self._fabric, clock, lambda: self.fleets.agents.values())
+        return Host(
+            config=config,
+            clock=clock,
+            fabric=self._fabric,
+            runtimes=self._runtimes,
+            journal=self._journal,
+            deadlines=self._deadlines,
+            publisher=self.publisher,
+            ports=Ports(),
+            limiter=self._limiter,
+            prober=Prober(self._deadlines, self._owner, clock, self._dice),
+            vitals=self._vitals,
+            storms=Storms(clock, self.publisher, lambda fleet: self.fleets.members(fleet)),
+            tokens=Tokens(folder / "socket.key"),
+            socket_path=self._socket.path,
+            owner=self._owner,
+            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
+            starts=asyncio.Semaphore(config.starts_max),
+            dice=self._dice,
+            holder=lambda agent, task: self.fleets.holder(agent, task),
+            blamed=lambda spec, death: self.fleets.blamed(spec, death),
+            changed=lambda agent: self.fleets.changed(agent),
+            left=self._left,
+        )
 
     async def _recover(self, folder: str) -> None:
         """Note what runs without the journal knowing: it is looked for, adopted, and never started a second time."""
@@ -191,7 +202,8 @@ class NodeService:
             return "the token does not prove this incarnation"
         agent = self.fleets.agents.get(line.agent)
         if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
-            agent.attach(link, {hold.task: hold.ack for hold in line.holds}, line.ready)
+            holds = {hold.task: hold.ack for hold in line.holds}
+            agent.attach(link, holds, line.ready, rests=line.rests, less=line.degraded)
             for inbox in line.waits:
                 agent.said_wait(inbox)
             return agent
@@ -286,7 +298,11 @@ class NodeService:
             version=__version__,
             agents_max=fits.agents_max,
             agents_max_why=fits.why,
-            attributes={"limits": self._limiter.kind, "events_dropped": self.publisher.dropped},
+            attributes={
+                "limits": self._limiter.kind,
+                "events_dropped": self.publisher.dropped,
+                "actions": {name: [str(action) for action in found.actions] for name, found in self._runtimes.items()},
+            },
         )
 
     def _reconnected(self) -> None:

@@ -56,6 +56,8 @@ class Line(msgspec.Struct, frozen=True):
     ack: str = ""
     inbox: str = ""
     waits: list[str] = []
+    rests: bool = False
+    degraded: bool = False
 
 
 _decode = msgspec.json.Decoder(Line).decode

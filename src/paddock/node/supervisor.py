@@ -18,42 +18,33 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 
 import msgspec
 
-from paddock.decide import blame, restart
-from paddock.model.agent import AgentState, AgentStatus, Evidence, Exit
-from paddock.model.errors import PaddockError, TemplateBroken
+from paddock.model.agent import AgentState, AgentStatus, Exit
+from paddock.model.errors import PaddockError, Refused
 from paddock.model.fleet import FleetSpec
-from paddock.node import launching, logs
+from paddock.model.policy import Action
+from paddock.node import folders, launching
+from paddock.node.aftermath import Aftermath
 from paddock.node.handouts import Handouts
 from paddock.node.host import Host
-from paddock.node.journal import Row, RowGone, RowSet
-from paddock.node.running import Incarnation
-from paddock.ports.runtime import Handle, Live
+from paddock.node.journal import MENDS, Row, RowGone, RowSet
+from paddock.node.vitals import Meter
+from paddock.ports.runtime import Handle, Live, Renewing
 
+NEWER = "already a newer incarnation"
 HEALTH = {AgentState.READY: 100, AgentState.STARTING: 50, AgentState.DRAINING: 50, AgentState.DEGRADED: 50}
 
 
-class Supervised(Incarnation):
+class Supervised(Aftermath):
     """See the module's text. `spec` is what is wanted now; `running` what the incarnation was started from."""
 
     def __init__(self, host: Host, spec: FleetSpec, name: str, row: Row | None = None) -> None:
         super().__init__(host, spec, name, row or Row())
-        self.spec = spec
         self.wanted = True
-        self.last_exit: Evidence | None = None
         self.first_start = True
         """Of this agent since this node started."""
-        self.paths = launching.Paths.of(host.config.folder, spec.name, name)
-        self._deaths: deque[blame.Death] = deque(maxlen=10_000)
-        self._refusals = 0
-        self._go_at = 0.0
-        self._rest_over_at = math.inf
-        """Monotonic: a host's clock that is set neither ends a quarantine nor prolongs it."""
-        self._begun_at: float | None = None
-        """Monotonic; when this node started the incarnation."""
         self._restarted: list[asyncio.Future[None]] = []
 
     # --- what others ask of it
@@ -94,6 +85,8 @@ class Supervised(Incarnation):
         self.spec, self.wanted = spec, True
         if changed and self.live is None:
             self._pardon()
+        if self.live is not None and self.row.version in ("", spec.version):
+            self.rule(spec)
         self._wake.set()
 
     def unwant(self, why: str) -> None:
@@ -110,8 +103,30 @@ class Supervised(Incarnation):
         """As `replace`; the future is done when the new incarnation was started, or could not be."""
         restarted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._restarted.append(restarted)
+        self._excused = True
         self.replace(why)
         return restarted
+
+    async def heal(self, action: Action, epoch: int, why: str) -> str:
+        """Do it to the incarnation `epoch`, which makes doing it twice doing it once; returns what there is to say.
+        When it returns it will happen, even if this node dies. Refused: it cannot be done."""
+        if self.row.epoch > epoch:
+            return NEWER
+        if action not in launching.runtime(self.host, self.spec).actions:
+            raise Refused(f"{action} is nothing that runtime {self.spec.runtime!r} offers")
+        if action not in MENDS:
+            return self._tell(action)
+        mend = max(action, Action(self.row.mend or action), key=MENDS.index)
+        if self.row.mend != mend:
+            self.row = msgspec.structs.replace(self.row, mend=mend.value)
+            await self.host.journal.put(RowSet(self.id, self.row))
+            if self.row.epoch > epoch:
+                return f"{mend}: done with a start that was under way"
+        self._excused = True
+        self.replace(why)
+        if self.row.intent:
+            self.stop(why)
+        return f"{mend}: begun"
 
     # --- its life
 
@@ -127,6 +142,8 @@ class Supervised(Incarnation):
 
     async def _resume(self) -> None:
         """After a restart of the node: find the incarnation that the journal tells of."""
+        if self.row.rest and self.row.mend:
+            self._pardon()
         row, held = self.row, dict(self.host.journal.table.holds.get(self.id, {}))
         if row.handle is None and not row.intent:
             if row.rest:
@@ -166,15 +183,9 @@ class Supervised(Incarnation):
         pid = self.link.pid if self.link is not None else await asyncio.to_thread(launching.find, self.id, row.epoch)
         return launching.handle(self.spec.runtime, pid, row.epoch) if pid else None
 
-    def _held_back(self) -> bool:
-        if self.row.rest and self.host.clock.monotonic() >= self._rest_over_at:
-            self._pardon()
-        return bool(self.row.rest) or self._go_at > self.host.clock.monotonic()
-
     async def _woken(self) -> None:
         """Until something changed or its time has come."""
-        until = self._rest_over_at if self.row.rest else self._go_at
-        await self._pause(until - self.host.clock.monotonic())
+        await self._pause(self._until() - self.host.clock.monotonic())
 
     async def _pause(self, delay_s: float) -> None:
         """Until the time is over, or something happens that may end it: look again then."""
@@ -198,13 +209,18 @@ class Supervised(Incarnation):
 
     async def _start(self) -> Live | None:
         host, clock = self.host, self.host.clock
-        self.running = self.spec
+        self.running, self._excused = self.spec, False
         self._begun_at = clock.monotonic()
         self._fresh()
         row = self.row
         try:
             runtime = launching.runtime(host, self.running)
-            ports = host.ports.give(self.id, self.running.ports, row.ports)
+            if row.mend in (Action.RESTART_CLEAN, Action.REDEPLOY):
+                await folders.move_aside(self.paths.folder, row.epoch)
+            if row.mend == Action.REDEPLOY and isinstance(runtime, Renewing):
+                runtime.renew(self.running, row.epoch)
+            before = {} if row.mend == Action.REDEPLOY else row.ports
+            ports = host.ports.give(self.id, self.running.ports, before)
             self.row = msgspec.structs.replace(
                 row,
                 epoch=host.journal.next_epoch(clock.now()),
@@ -213,6 +229,8 @@ class Supervised(Incarnation):
                 started_at=clock.now(),
                 restarts=row.restarts + 1 if row.epoch else 0,
                 ports=ports,
+                mend="",
+                begun=False,
             )
             launch = await launching.prepare(self)
             self.handouts = Handouts(host, self.running, self.name, self.row.epoch)
@@ -229,7 +247,7 @@ class Supervised(Incarnation):
     async def _watch(self, live: Live, *, adopted: bool = False) -> None:
         """From its start (or its adoption) to its end."""
         host, health = self.host, self.running.health
-        self.live = live
+        self.live, self.meter = live, Meter(live, host.clock)
         if adopted:
             self.handouts = Handouts(host, self.running, self.name, self.row.epoch)
             if self.link is not None:
@@ -237,24 +255,26 @@ class Supervised(Incarnation):
             self._heard_at = host.clock.monotonic()
             if self.ready_at is not None:
                 self._set(AgentState.READY)
+                self._condition()
             else:
                 self._set(AgentState.STARTING, "found again after a restart of its node")
         else:
             host.limiter.take(self.id, live.handle.pid, self.running.limits)
-        self.host.publisher.dirty(self)
+        host.publisher.dirty(self)
         if self.ready_at is None:
             host.deadlines.set((self.id, "start"), health.start_s, self._too_slow)
-        if health.http:
-            host.prober.watch(self)
-        elif self.running.runtime != "python" and self.ready_at is None:
-            self._ready()  # it may never speak to us; that it runs is all we know
+        self._probe(adopted=adopted)
+        if not health.http and self.running.runtime != "python" and self.ready_at is None:
+            self._comes()  # it may never speak to us; that it runs is all we know
+        if self.row.mend and not self._order:
+            self._order = f"{self.row.mend} was begun before its node ended"
         if not self.wanted or self._order:
             why, self._order = self._order or "it is wanted no more", ""
             self.stop(why)
         try:
             exit = await live.wait()
         finally:
-            for what in ("start", "beat", "kill", "go"):
+            for what in ("start", "beat", "kill", "go", "stable"):
                 host.deadlines.drop((self.id, what))
             host.prober.forget(self)
         self._ended(exit)
@@ -286,7 +306,7 @@ class Supervised(Incarnation):
             host.publisher.event("agent.stopped", self.id, f"{self.id} stopped: {self._order}", {"pid": pid})
         else:
             self.last_exit = evidence
-            self._died(exit, reason, now, frozenset(holds))
+            self._died(evidence, now)
             text = f"{self.id} (pid {pid}) died: {reason}"
             host.publisher.event("agent.died", self.id, text, msgspec.to_builtins(evidence))
         for task in holds:
@@ -294,107 +314,14 @@ class Supervised(Incarnation):
             host.publisher.event("task.returned", task, text, {"agent": self.id, "epoch": evidence.epoch})
         self._order = ""
 
-    def _died(self, exit: Exit, reason: str, now: float, tasks: frozenset[str] = frozenset()) -> None:
-        policy = self.spec.restart
-        was_stable = self.ready_at is not None and now - self.ready_at >= policy.stable_s
-        if self._blame and exit.clean:
-            exit = Exit(code=1)  # it had to be stopped: that it then left politely does not make it a success
-        death = blame.Death(now, tasks, was_stable)
-        self._deaths.append(death)
-        blamed = self.host.blamed(self.spec, death)
-        times, streak = blame.counting(self._deaths, blamed)
-        decision = restart.after_death(
-            policy,
-            times,
-            now,
-            was_stable=was_stable or bool(tasks & blamed),
-            exit=exit,
-            dice=self.host.dice(),
-            streak=streak,
-        )
-        if isinstance(decision, restart.Again):
-            self._go_at = now + decision.delay_s
-            again = f"; again in {decision.delay_s:.1f} s" if decision.delay_s else ""
-            self._set(AgentState.PENDING, reason + again)
-        elif isinstance(decision, restart.Quarantine):
-            self._rest(AgentState.QUARANTINED, decision.reason, decision.until - now)
-            self.host.publisher.event("agent.quarantined", self.id, f"{self.id} is quarantined: {decision.reason}")
-        else:
-            self._rest(AgentState.STOPPED if exit.clean else AgentState.FAILED, decision.reason, math.inf)
-
-    def _not_started(self, error: PaddockError) -> None:
-        self._save(intent=False)
-        if self.handouts is not None:
-            self.handouts.bury()
-            self.handouts = None
-        if isinstance(error, TemplateBroken):
-            # Trying again at once cannot help; a new version or a person can, or time (a disk not mounted yet).
-            rest_s = self.spec.restart.quarantine_s or math.inf
-            self._rest(AgentState.FAILED, error.message, rest_s)
-        else:
-            # The host does not let it start (a full disk, no memory for a fork): that is no death of its own.
-            self._refusals += 1
-            delay_s = restart.backoff_s(self.spec.restart, self._refusals + 1, self.host.dice())
-            self._go_at = self.host.clock.monotonic() + delay_s
-            self._set(AgentState.PENDING, f"{error.message}; again in {delay_s:.1f} s")
-        self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {error.message}")
-
     def _leave(self) -> None:
         self.host.journal.note(RowGone(self.id))
         self.host.ports.take_back(self.id)
+        self.host.storms.gone(self)
         self._set(AgentState.STOPPED, self.reason)
         for restarted in self._restarted:
             restarted.cancel()
         self.host.left(self)
-
-    def _evidence(self, exit: Exit, reason: str, tasks: list[str]) -> Evidence:
-        row, now = self.row, self.host.clock.now()
-        return Evidence(
-            at=now,
-            epoch=row.epoch,
-            pid=row.handle.pid if row.handle is not None else None,
-            exit=exit,
-            reason=reason,
-            last_lines=logs.last_lines(self.paths.log, logs.secrets(self.running)),
-            tasks=tasks,
-            uptime_s=round(self._uptime_s(now), 3),
-        )
-
-    def _uptime_s(self, now: float) -> float:
-        if self._begun_at is not None:
-            return self.host.clock.monotonic() - self._begun_at
-        return max(0.0, now - self.row.started_at) if self.row.started_at else 0.0
-
-    def _describe(self, exit: Exit) -> str:
-        return restart.describe(exit) + ("" if self.ready_at is not None else ", before it was ready")
-
-    # --- small things
-
-    def _rest(self, state: AgentState, reason: str, rest_s: float) -> None:
-        until = self.host.clock.now() + rest_s if rest_s < math.inf else 0.0
-        self._rest_over_at = self.host.clock.monotonic() + rest_s
-        self._save(rest=reason, rest_state=state, rest_until=until)
-        self._set(state, reason)
-
-    def _rest_on(self, row: Row) -> None:
-        """After a restart of the node: for what is left by the wall clock, which may have been set meanwhile."""
-        if row.rest_until:
-            left_s = min(row.rest_until - self.host.clock.now(), self.spec.restart.quarantine_s or math.inf)
-            self._rest_over_at = self.host.clock.monotonic() + left_s
-        self._set(row.rest_state, row.rest)
-
-    def _pardon(self) -> None:
-        """Forget the deaths and every reason to wait."""
-        self._deaths.clear()
-        self._go_at = 0.0
-        if self.row.rest:
-            self._save(rest="", rest_until=0.0)
-            self._set(AgentState.PENDING)
-        self._wake.set()
-
-    def _save(self, **changes: object) -> None:
-        self.row = msgspec.structs.replace(self.row, **changes)
-        self.host.journal.note(RowSet(self.id, self.row))
 
     def _changed(self) -> None:
         self.host.changed(self)

@@ -207,4 +207,9 @@ class Fabric(Protocol):
         """Return when the server has seen everything sent so far."""
         ...
 
+    def reset(self) -> None:
+        """Give up this connection and make another: calls under way may raise `Unavailable`, subscriptions go on.
+        Nothing happens while there is none."""
+        ...
+
     async def close(self) -> None: ...

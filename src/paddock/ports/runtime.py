@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from paddock.model.agent import Exit
 from paddock.model.fleet import FleetSpec, Method
+from paddock.model.policy import Action
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,18 @@ class Handle(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process uses at one time; -1: not known."""
+
+    memory_bytes: int = -1
+    cpu_s: float = -1.0
+    """Processor time since its start."""
+    cpus: float = -1.0
+    """Processors in use lately; the node derives it from two looks."""
+    open_files: int = -1
+    threads: int = -1
+
+
 class Live(Protocol):
     """A running incarnation."""
 
@@ -66,7 +80,31 @@ class Live(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A `Live` that can say what it uses."""
+
+    def usage(self) -> Usage | None:
+        """None when it has ended. Takes some microseconds, and never blocks."""
+        ...
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """A `Runtime` that starts agents from a prepared image, which may be what is ill."""
+
+    def renew(self, spec: FleetSpec, epoch: int) -> None:
+        """The image that this incarnation came from is used for no further start; agents that run live on."""
+        ...
+
+
 class Runtime(Protocol):
+    @property
+    def actions(self) -> Sequence[Action]:
+        """The recovery actions that can be done with its agents, mildest first. The node does them; what a runtime
+        does not name is refused."""
+        ...
+
     async def check(self, spec: FleetSpec) -> list[Method] | None:
         """Find out whether the template can be made live, and its methods; `TemplateBroken` says what is wrong.
         Runs the user's code in a process of its own."""

@@ -8,6 +8,7 @@ import shutil
 
 from paddock.model.errors import TemplateBroken
 from paddock.model.fleet import FleetSpec, Method
+from paddock.model.policy import Action
 from paddock.ports.runtime import Handle, Launch, Live
 from paddock.runtimes import proc, process
 
@@ -16,6 +17,8 @@ _HOLE = re.compile(r"\{(port(?:\.[a-z0-9_-]+)?|agent|name)\}")
 
 class ExecRuntime:
     """See `paddock.ports.runtime.Runtime`."""
+
+    actions = (Action.RESTART, Action.RESTART_CLEAN, Action.REDEPLOY)
 
     def __init__(self) -> None:
         self._live: set[process.Process] = set()

@@ -24,7 +24,7 @@ import msgspec
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
-from paddock.ports.runtime import Handle, Launch
+from paddock.ports.runtime import Handle, Launch, Usage
 from paddock.runtimes import proc
 
 _PIDFD_INFO_EXIT = 1 << 3
@@ -180,6 +180,9 @@ class Process:
         if self._fd >= 0:
             kill_group(self._handle.pid)
 
+    def usage(self) -> Usage | None:
+        return proc.usage(self._handle.pid, self._handle.start_ticks)
+
     def watch(self) -> None:
         """See its end by ourselves, instead of being told of it. Without a pidfd it had ended when we looked."""
         if self._fd < 0:
@@ -251,12 +254,14 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str
     user: str = ""
     pass_fds: Sequence[int] = ()
+    output: int = -1
+    """A descriptor for its output, instead of the file."""
 
 
 def spawn(command: Command) -> int:
     """Start it and return its pid; `TemplateBroken` or `Unavailable` when it cannot be started."""
     user = find_user(command.user)
-    log = open_log(command.log_path)
+    log = open_log(command.log_path) if command.output < 0 else os.dup(command.output)
     try:
         child = subprocess.Popen(
             list(command.args),

@@ -90,6 +90,7 @@ class FakeFabric:
         """Core messages dropped because there was no connection."""
         self.refused: list[str] = []
         """Subjects of core messages that this identity may not send; a real server drops them, too."""
+        self.resets = 0
         self._rights = rights
         self._inbox = f"_INBOX.{identity.replace('/', '.')}.{serial}"
         self._serial = 0
@@ -288,6 +289,11 @@ class FakeFabric:
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         await self._hop()
+
+    def reset(self) -> None:
+        if self._open and self.broker.up.is_set():
+            self.resets += 1
+            self.reconnected()
 
     async def close(self) -> None:
         self.cut()

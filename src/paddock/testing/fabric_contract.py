@@ -738,6 +738,23 @@ class AwayContract:
         other.publish("topic.x", b"again")
         await until(lambda: heard == [b"again"], "the message after the restart")
 
+    async def test_a_reset_makes_the_connection_anew_and_loses_no_subscription(
+        self, under_test: BrokerUnderTest
+    ) -> None:
+        fabric, other = await under_test.connect(), await under_test.connect()
+        heard: list[bytes] = []
+        reconnected: list[str] = []
+        fabric.subscribe("topic.x", lambda message: heard.append(message.data))
+        fabric.on_reconnect(lambda: reconnected.append("fabric"))
+        other.subscribe("topic.y", lambda message: heard.append(message.data))
+        await other.flush()
+        fabric.publish("topic.y", b"said before")
+        fabric.reset()
+        await until(lambda: reconnected == ["fabric"], "it is connected again, and nobody else was touched")
+        await fabric.flush()
+        other.publish("topic.x", b"again")
+        await until(lambda: sorted(heard) == [b"again", b"said before"], "what was said before and after")
+
     async def test_a_closed_connection_is_unavailable(self, under_test: BrokerUnderTest) -> None:
         fabric = await under_test.connect()
         await fabric.ensure(LOG)

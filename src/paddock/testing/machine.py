@@ -20,6 +20,7 @@ from paddock.agent.runner import Runner, Who
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec, Limits, Method
+from paddock.model.policy import Action
 from paddock.ports.fabric import Fabric
 from paddock.ports.runtime import Handle, Launch
 from paddock.testing.clock import VirtualClock
@@ -135,6 +136,15 @@ class NoLimits:
 class Machine:
     """The processes of one host, and the runtime by which a node starts and finds them."""
 
+    actions = (
+        Action.RESTART,
+        Action.RESTART_CLEAN,
+        Action.RESET_CONNECTION,
+        Action.REDEPLOY,
+        Action.REDISTRIBUTE,
+        Action.DEGRADE,
+    )
+
     def __init__(self, broker: FakeBroker, clock: VirtualClock, *, seed: int = 0, refuse: float = 0.0) -> None:
         """`refuse`: chance that a start fails though nothing is wrong with the template (no memory, no process)."""
         self.broker, self.clock = broker, clock
@@ -163,6 +173,10 @@ class Machine:
     def live(self, agent: str) -> SimProcess | None:
         """The running incarnation of an agent."""
         return next((held for held in self.alive() if held.agent == agent), None)
+
+    def starts(self) -> int:
+        """How many incarnations were ever started."""
+        return sum(map(len, self.started.values()))
 
     # --- paddock.ports.runtime.Runtime
 
@@ -214,8 +228,22 @@ class Machine:
                 raise Unavailable("no fabric answers")
             return self.broker.agent(fleet, name)
 
+        if ends_s := launch.spec.config.get("ends_s"):
+            held.process.spawn(self._fall(held, launch, float(ends_s)), "fall")
         clock = AgentClock(self.clock, self.dice)
         runner = Runner(self._hand, launch.spec, Who.read(env), connect, clock)
         code = await runner.run()
         held.ended(Exit(code=code))
         held.process.kill()
+
+    async def _fall(self, held: SimProcess, launch: Launch, within_s: float) -> None:
+        """A bad release: whatever it does, it ends soon after its start, with an error in its log."""
+        await asyncio.sleep(self.dice.uniform(0.0, within_s))
+        _append(launch.log_path, f"RuntimeError: no table prices of {launch.agent}\n")
+        held.ended(Exit(code=1))
+        held.process.kill()
+
+
+def _append(path: str, text: str) -> None:
+    with open(path, "a") as log:
+        log.write(text)

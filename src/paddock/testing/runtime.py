@@ -18,6 +18,7 @@ from pathlib import Path
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken
 from paddock.model.fleet import FleetSpec, Method
+from paddock.model.policy import Action
 from paddock.ports.runtime import Handle, Launch, Live
 
 
@@ -74,6 +75,8 @@ class ScriptedHost:
 
 class ScriptedRuntime:
     """See `paddock.ports.runtime.Runtime`. `fail_starts` refuses that many starts with `error`."""
+
+    actions = (Action.RESTART, Action.RESTART_CLEAN, Action.REDEPLOY)
 
     def __init__(self, host: ScriptedHost | None = None, *, name: str = "exec") -> None:
         self.host = host or ScriptedHost()

@@ -21,7 +21,8 @@ import pytest
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken
 from paddock.model.fleet import FleetSpec
-from paddock.ports.runtime import Launch, Live, Runtime
+from paddock.model.policy import OF_THE_MACHINE, Action
+from paddock.ports.runtime import Launch, Live, Renewing, Runtime
 
 LIMIT_S = 30.0
 
@@ -154,6 +155,24 @@ class RuntimeContract:
             live = await bench.start("run")
             await bench.renew()
             assert await bench.runtime.adopt(live.handle) is not None
+
+    async def test_it_names_the_recovery_actions_that_it_offers_once_each_the_mildest_first(self, bench: Bench) -> None:
+        async with bench:
+            actions = list(bench.runtime.actions)
+            assert actions == [action for action in Action if action in actions]
+            assert Action.RESTART in actions
+            assert not OF_THE_MACHINE & set(actions)
+
+    async def test_after_a_renewal_what_runs_goes_on_and_what_starts_starts(self, bench: Bench) -> None:
+        async with bench:
+            before = await bench.start("run")
+            if isinstance(bench.runtime, Renewing):
+                bench.runtime.renew(bench.world.spec("run"), before.handle.epoch)
+                bench.runtime.renew(bench.world.spec("run"), before.handle.epoch)
+            after = await bench.start("run")
+            for live in (before, after):
+                live.stop(signal.SIGTERM)
+                assert await bench.ended(live) == Exit(signal=signal.SIGTERM)
 
 
 class Bench:

@@ -23,7 +23,7 @@ import msgspec
 from paddock.control.server import ControlServer
 from paddock.control.service import TaskRequest
 from paddock.fabric import subjects
-from paddock.model.agent import AgentState
+from paddock.model.agent import AgentState, Event
 from paddock.model.errors import PaddockError
 from paddock.model.manifest import ManifestSource
 from paddock.model.task import TaskResult
@@ -203,6 +203,11 @@ class World:
             if self.clock.monotonic() > over:
                 raise SimulationError(f"{CALM_S_MAX:g} s after the last fault: {problem}{self._story()}")
             await self.wait(1.0)
+
+    async def events(self, kind: str, about: str) -> list[Event]:
+        """What was told of, oldest first."""
+        found = await self._patiently(lambda: self.looker.read(subjects.EVENTS, subject=subjects.event(kind, about)))
+        return [msgspec.json.decode(stored.data, type=Event) for stored in found]
 
     async def results(self) -> dict[str, list[TaskResult]]:
         """Every result in the fabric, by task."""

@@ -45,7 +45,10 @@ class ForkServer:
         self._rest = b""
         self._unsent = bytearray()
         self._idle: asyncio.TimerHandle | None = None
+        self._idle_s = IDLE_S_MAX
         self.gone = False
+        self.first_epoch: int | None = None
+        """The lowest that it started."""
         self.on_gone: Callable[[], None] = lambda: None
         self._warm: asyncio.Future[None] = self._loop.create_future()
         self._warm.add_done_callback(lambda warm: warm.cancelled() or warm.exception())  # seen, even if nobody waits
@@ -64,6 +67,7 @@ class ForkServer:
         if self.gone:
             raise ServerGone
         started: asyncio.Future[Live] = self._loop.create_future()
+        self.first_epoch = min(self.first_epoch or launch.epoch, launch.epoch)
         number = next(self._ids)
         self._pending[number] = (launch, started)
         self._stop_idling()
@@ -79,6 +83,12 @@ class ForkServer:
             )
         )
         return await started
+
+    def retire(self) -> None:
+        """Nothing is asked of it any more: it ends when it has no agents."""
+        self._idle_s = 0.0
+        self._stop_idling()
+        self._idle_if_unused()
 
     def let_go(self) -> None:
         """End the server; its agents live on, watched by nobody here."""
@@ -229,4 +239,4 @@ class ForkServer:
 
     def _idle_if_unused(self) -> None:
         if not self._children and not self._pending and not self.gone and self._idle is None and self._warm.done():
-            self._idle = self._loop.call_later(IDLE_S_MAX, self._lose, ServerGone("the fork server was idle"))
+            self._idle = self._loop.call_later(self._idle_s, self._lose, ServerGone("the fork server was idle"))

@@ -12,6 +12,7 @@ import msgspec
 
 from paddock.model.errors import TemplateBroken
 from paddock.model.fleet import FleetSpec, Method
+from paddock.model.policy import Action
 from paddock.ports.runtime import Handle, Launch, Live
 from paddock.runtimes import process
 from paddock.runtimes.python.forkserver import ForkServer, ServerGone
@@ -24,10 +25,21 @@ class PythonRuntime:
 
     The output of a fleet's fork server goes to `fork-server.log` beside its agents' folders."""
 
+    actions = (
+        Action.RESTART,
+        Action.RESTART_CLEAN,
+        Action.RESET_CONNECTION,
+        Action.REDEPLOY,
+        Action.REDISTRIBUTE,
+        Action.DEGRADE,
+    )
+
     def __init__(self, *, run: str = "", check_s_max: float = CHECK_S_MAX) -> None:
         self._run = run
         self._check_s_max = check_s_max
         self._servers: dict[bytes, ForkServer] = {}
+        self._retired: set[ForkServer] = set()
+        """Images that are used no more; they stay for as long as agents of theirs run."""
         self._adopted: set[process.Process] = set()
 
     async def check(self, spec: FleetSpec) -> list[Method] | None:
@@ -53,8 +65,9 @@ class PythonRuntime:
         return live
 
     async def close(self) -> None:
-        servers = list(self._servers.values())
+        servers = [*self._servers.values(), *self._retired]
         self._servers.clear()
+        self._retired.clear()
         for server in servers:
             server.let_go()
         for server in servers:
@@ -63,14 +76,25 @@ class PythonRuntime:
             live.let_go()
         self._adopted.clear()
 
+    def renew(self, spec: FleetSpec, epoch: int) -> None:
+        """See `paddock.ports.runtime.Renewing`. An image that was made after this incarnation is new enough."""
+        key = _image(spec)
+        server = self._servers.get(key)
+        if server is None or server.first_epoch is None or server.first_epoch > epoch:
+            return
+        del self._servers[key]
+        self._retired.add(server)
+        server.on_gone = lambda: self._retired.discard(server)
+        server.retire()
+
     def server_pids(self) -> list[int]:
         """The fork servers that live, for who counts or kills them."""
-        return [server.pid for server in self._servers.values() if not server.gone]
+        return [server.pid for server in (*self._servers.values(), *self._retired) if not server.gone]
 
     def _server(self, launch: Launch) -> ForkServer:
         """The warm image for this spec, made when there is none."""
         spec = launch.spec
-        key = msgspec.json.encode([spec.name, spec.agent, spec.version, spec.pythonpath, spec.env], order="sorted")
+        key = _image(spec)
         server = self._servers.get(key)
         if server is None or server.gone:
             log_path = os.path.join(os.path.dirname(launch.folder), "fork-server.log")
@@ -83,6 +107,11 @@ class PythonRuntime:
         server = self._servers.get(key)
         if server is not None and server.gone:
             del self._servers[key]
+
+
+def _image(spec: FleetSpec) -> bytes:
+    """What an image is made of."""
+    return msgspec.json.encode([spec.name, spec.agent, spec.version, spec.pythonpath, spec.env], order="sorted")
 
 
 def _check_place(spec: FleetSpec) -> None:
