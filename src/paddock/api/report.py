@@ -10,7 +10,7 @@ from paddock.decide.kpi import total
 from paddock.model.incident import Incident
 from paddock.model.kpi import FleetPoint, HealthReport, Kpi, KpiReport, Slo, amount
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 720, 160, 56, 20
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720, 168, 56, 8, 20
 BARS_MAX = 240
 """Stretches of one plot; more are drawn several to a bar."""
 ROWS_MAX = 200
@@ -141,34 +141,38 @@ def _plots(points: Sequence[FleetPoint]) -> str:
     sums = [total(group) for group in groups]
     starts = [min(point.at for point in group) for group in groups]
     spans = [sum({point.at: point.span_s for point in group}.values()) for group in groups]
-    plots: tuple[tuple[str, list[float], Callable[[float], str]], ...] = (
-        ("Availability", [held.availability or 0.0 for held in sums], lambda value: f"{value:.1%}"),
+    plots: tuple[tuple[str, list[float | None], Callable[[float], str]], ...] = (
+        ("Availability", [held.availability for held in sums], lambda value: f"{value:.1%}"),
         (
             "Tasks done a minute",
             [held.done / span_s * 60 if span_s else 0.0 for held, span_s in zip(sums, spans, strict=True)],
             lambda value: f"{value:,.0f}",
         ),
-        ("Mean response time, s", [held.mean_s or 0.0 for held in sums], lambda value: f"{value:.3g}"),
+        ("Mean response time, s", [held.mean_s for held in sums], lambda value: f"{value:.3g}"),
     )
-    return "\n".join(_bars(title, values, starts, shown) for title, values, shown in plots if values)
+    return "\n".join(_bars(title, values, starts, shown) for title, values, shown in plots)
 
 
-def _bars(title: str, values: Sequence[float], starts: Sequence[float], shown: Callable[[float], str]) -> str:
-    most = max(values) or 1.0
-    room = WIDTH - LEFT
-    width = room / len(values)
+def _bars(title: str, values: Sequence[float | None], starts: Sequence[float], shown: Callable[[float], str]) -> str:
+    """A bar for each value; a gap where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"<h2>{html.escape(title)}</h2><p>Nothing was measured.</p>"
+    most = max(known) or 1.0
+    width, floor = (WIDTH - LEFT) / len(values), HEIGHT - BOTTOM
     bars = "".join(
-        f'<rect x="{LEFT + index * width:.1f}" y="{(HEIGHT - BOTTOM) * (1 - value / most):.1f}" '
-        f'width="{max(width - 1, 0.5):.1f}" height="{(HEIGHT - BOTTOM) * value / most:.1f}">'
+        f'<rect x="{LEFT + index * width:.1f}" y="{TOP + (floor - TOP) * (1 - value / most):.1f}" '
+        f'width="{max(width - 1, 0.5):.1f}" height="{(floor - TOP) * value / most:.1f}">'
         f"<title>{_clock(at)}: {html.escape(shown(value))}</title></rect>"
         for index, (value, at) in enumerate(zip(values, starts, strict=True))
+        if value is not None
     )
-    label = f"{title}: from {shown(min(values))} to {shown(max(values))}"
+    label = f"{title}: from {shown(min(known))} to {shown(max(known))}"
     return (
         f"<h2>{html.escape(title)}</h2>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
-        f'<line x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text x="0" y="10">{html.escape(shown(most))}</text><text x="0" y="{HEIGHT - BOTTOM}">0</text>'
+        f'<line x1="{LEFT}" y1="{floor}" x2="{WIDTH}" y2="{floor}"/>'
+        f'<text x="0" y="{TOP + 4}">{html.escape(shown(most))}</text><text x="0" y="{floor}">{html.escape(shown(0.0))}</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 4}">{_clock(starts[0])}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{_clock(starts[-1])}</text>{bars}</svg>'
     )
