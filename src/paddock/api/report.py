@@ -172,7 +172,8 @@ def _bars(title: str, values: Sequence[float | None], starts: Sequence[float], s
         f"<h2>{html.escape(title)}</h2>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
         f'<line x1="{LEFT}" y1="{floor}" x2="{WIDTH}" y2="{floor}"/>'
-        f'<text x="0" y="{TOP + 4}">{html.escape(shown(most))}</text><text x="0" y="{floor}">{html.escape(shown(0.0))}</text>'
+        f'<text x="0" y="{TOP + 4}">{html.escape(shown(most))}</text>'
+        f'<text x="0" y="{floor}">{html.escape(shown(0.0))}</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 4}">{_clock(starts[0])}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{_clock(starts[-1])}</text>{bars}</svg>'
     )

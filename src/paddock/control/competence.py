@@ -27,6 +27,7 @@ from paddock.ports.fabric import Fabric
 
 AT_ONCE = 64
 LOOK_S = 1.0
+NEVER = float("inf")
 RUNS = (AgentState.READY, AgentState.DEGRADED)
 
 
@@ -43,7 +44,7 @@ class _Held:
     """In a row."""
     epoch: int = 0
     """Of the incarnation that was asked last."""
-    due: float = 0.0
+    due: float = NEVER
 
 
 class Competence:
@@ -55,9 +56,10 @@ class Competence:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._due: list[tuple[float, str, str]] = []
         """(when, agent, probe); one whose time is not that of `_known` any more counts for nothing."""
-        self._known: dict[tuple[str, str], _Held] = {}
-        """(agent, probe) → how it stands."""
+        self._known: dict[str, dict[str, _Held]] = {}
+        """agent → probe → how it stands."""
         mirror.on_agent.append(self._agent_changed)
+        mirror.on_gone.append(self._forget)
 
     async def run(self, owner: Owner) -> None:
         """For ever: ask who is due."""
@@ -68,7 +70,7 @@ class Competence:
             now = self._clock.monotonic()
             while self._due and self._due[0][0] <= now:
                 when, agent, name = heapq.heappop(self._due)
-                held = self._known.get((agent, name))
+                held = self._known.get(agent, {}).get(name)
                 if held is None or held.due != when:
                     continue
                 if not owner.job(f"probe {agent}", self._ask(agent, name, held)):
@@ -86,13 +88,15 @@ class Competence:
         for probe in wanted.spec.health.probes:
             if probe.kind != "task":
                 continue
-            held = self._known.get((status.id, probe.name))
-            if held is None:
-                held = self._known[status.id, probe.name] = _Held(epoch=status.epoch)
-                self._again(status.id, probe, held)
-            elif held.fails and status.epoch > held.epoch:
+            held = self._known.setdefault(status.id, {}).setdefault(probe.name, _Held(epoch=status.epoch))
+            if held.fails and status.epoch > held.epoch:
                 held.epoch = status.epoch
                 self._at(self._clock.monotonic() + LOOK_S, status.id, probe.name, held)
+            elif held.due == NEVER:
+                self._again(status.id, probe, held)
+
+    def _forget(self, agent: str) -> None:
+        self._known.pop(agent, None)
 
     def _again(self, agent: str, probe: Probe, held: _Held) -> None:
         """Spread by lot, so that a thousand that started together are not asked together."""
@@ -113,7 +117,7 @@ class Competence:
     async def _ask(self, agent: str, name: str, held: _Held) -> None:
         probe = self._probe(agent, name)
         if probe is None:
-            self._known.pop((agent, name), None)
+            held.due = NEVER
             return
         due, held.epoch = held.due, self._mirror.agents[agent].epoch
         async with self._slots:
