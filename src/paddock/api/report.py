@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from paddock.decide.kpi import total
+from paddock.model.health import Score
 from paddock.model.incident import Incident
 from paddock.model.kpi import FleetPoint, HealthReport, Kpi, KpiReport, Slo, amount
 
@@ -53,8 +54,7 @@ def health_page(report: HealthReport) -> str:
         for name, held in report.fleets.items()
     )
     worst = (
-        (_text(score.id), _number(float(score.score)), _text(score.band), _text("; ".join(score.because)))
-        for score in report.worst
+        (_text(score.id), _number(float(score.score)), _text(score.band), _text(_why(score))) for score in report.worst
     )
     parts = [
         _table("Agents by band", ("band", "agents"), bands),
@@ -88,6 +88,10 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     more = f"<p>… and {len(lines) - len(shown)} more.</p>" if len(lines) > len(shown) else ""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
     return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>{more}"
+
+
+def _why(score: Score) -> str:
+    return "; ".join([*score.because, *(forecast.text for forecast in score.forecasts)])
 
 
 def _kpi_row(kpi: Kpi) -> Sequence[str]:
