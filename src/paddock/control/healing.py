@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 32
 RETRY_S = 1.0
+AGAIN_S = 10.0
+"""An open incident is looked at after so long, whatever happens."""
 UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
 TALLIES_S = 60.0
 HALF_LIFE_S = 14 * 86_400.0
@@ -53,6 +55,8 @@ class Healer:
         self._health, self._book, self._actions, self._dice = health, book, actions, core.dice
         self._due: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
+        self._when: dict[str, float] = {}
+        """Key → when it is looked at again; a timer of another time counts for nothing."""
         self._wake = asyncio.Event()
         self._tallies: Sequence[StepTally] = ()
         self._acted: dict[str, deque[float]] = {}
@@ -101,8 +105,8 @@ class Healer:
         while not self._due:
             now = self._clock.now()
             while self._timers and self._timers[0][0] <= now:
-                key = heapq.heappop(self._timers)[1]
-                if key in self._book.open:
+                when, key = heapq.heappop(self._timers)
+                if self._when.get(key) == when:
                     self._due[key] = None
             if self._due:
                 break
@@ -134,6 +138,7 @@ class Healer:
         incident = self._book.open.get(key)
         if incident is None or incident.kind != "agent":
             self._locks.pop(key, None)
+            self._when.pop(key, None)
             return
         try:
             await self._go_on(incident)
@@ -154,8 +159,9 @@ class Healer:
             self._ended.append(decision.ended)
         if isinstance(decision, ladder.Act):
             await self._do(policy, changed, decision.step)
-        elif not changed.state.over and changed.next_at > now:
-            self._at(changed.next_at, changed.key)
+        elif not changed.state.over:
+            # Also what waits for people: that it is well again need not show as a change, as after a restart.
+            self._at(changed.next_at if changed.next_at > now else now + AGAIN_S, changed.key)
 
     async def _do(self, policy: Policy, incident: Incident, step: StepTaken) -> None:
         now = self._clock.now()
@@ -253,5 +259,6 @@ class Healer:
             self.look_at(key)
 
     def _at(self, when: float, key: str) -> None:
+        self._when[key] = when
         heapq.heappush(self._timers, (when, key))
         self._wake.set()
