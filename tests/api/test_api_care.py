@@ -291,5 +291,5 @@ def test_where_nothing_was_measured_there_is_a_gap_and_no_zero() -> None:
     well = FleetPoint(fleet="f", at=AT + 300, span_s=300.0, wanted_s=300.0, ready_s=300.0)
     report = KpiReport(at=AT, since_s=600.0, fleet="", kpis=[], objectives=[], points=[still, well], incidents=[])
     text = kpi_page(report)
-    assert "Availability: from 100.0% to 100.0%" in text
+    assert "were not ready: from 0.000% to 0.000%" in text
     assert "Mean response time, s: from 0.1 to 0.1" in text

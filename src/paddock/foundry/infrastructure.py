@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,7 +67,7 @@ class Infrastructure(Agent):
             raise TaskError(f"action {action!r} is none of {', '.join(deeds)}", code="bad-arguments")
         try:
             detail, ok = deeds[action](), True
-        except (OSError, LookupError, ValueError) as error:
+        except (OSError, LookupError, ValueError, TypeError) as error:
             detail, ok = f"not permitted or not possible here: {error}", False
         self._note(action, detail)
         return {"ok": ok, "detail": detail}
@@ -154,7 +155,7 @@ class Infrastructure(Agent):
         self.log.info(text, what=what)
 
 
-def limits_of(config: dict[str, Any]) -> dict[str, float]:
+def limits_of(config: Mapping[str, Any]) -> dict[str, float]:
     """The limits of a fleet's `config`; ValueError, with the reason, when one of them is none."""
     told = config.get("limits") or {}
     if not isinstance(told, dict) or (unknown := sorted(set(told) - set(LIMITS))):

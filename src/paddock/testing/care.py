@@ -137,7 +137,7 @@ class FakeCare:
             kpis=self.kpis,
             objectives=self.slos,
             points=self.points,
-            incidents=(await self.incidents(about=fleet)).items,
+            incidents=list((await self.incidents(about=fleet)).items),
         )
 
     def health_report(self, *, fleet: str = "") -> HealthReport:
