@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,23 @@ async def agent(data: Path) -> Watch:
     return watch
 
 
-async def _serve(hello: bytes) -> tuple[asyncio.Server, str]:
+@contextlib.asynccontextmanager
+async def listening(hello: bytes) -> AsyncIterator[str]:
+    """The address of a service that greets with this, until whoever came has gone."""
+    gone = asyncio.Event()
+
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(hello)
-        await writer.drain()
-        await reader.read(1)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        gone.set()
 
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
-    return server, f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await gone.wait()
 
 
 def found(told: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -81,9 +90,8 @@ def found(told: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 async def test_it_looks_at_every_part_and_says_the_limit(agent: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    server, url = await _serve(b'INFO {"server_id":"x"}\r\n')
-    monkeypatch.setenv("PADDOCK_NATS_URL", url)
-    async with server:
+    async with listening(b'INFO {"server_id":"x"}\r\n') as url:
+        monkeypatch.setenv("PADDOCK_NATS_URL", url)
         told = found(await agent.look())
     assert list(told) == ["cpu", "memory", "disk", "files", "clock", "broker"]
     for part in ("cpu", "memory", "disk", "files"):
@@ -122,9 +130,8 @@ async def test_a_broker_that_is_there_and_does_not_work_is_bad(
     monkeypatch.setattr(infrastructure, "ANSWER_S_MAX", 0.2)
     for name, value in state.items():
         setattr(agent.state, name, value)
-    server, url = await _serve(hello)
-    monkeypatch.setenv("PADDOCK_NATS_URL", url)
-    async with server:
+    async with listening(hello) as url:
+        monkeypatch.setenv("PADDOCK_NATS_URL", url)
         told = found(await agent.look())["broker"]
     assert told["bad"]
     assert said in told["text"]
