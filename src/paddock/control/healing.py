@@ -28,7 +28,7 @@ from paddock.decide import ladder, storm
 from paddock.decide.signs import confirmed
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
-from paddock.model.health import Score
+from paddock.model.health import Score, Vitals
 from paddock.model.incident import Incident, IncidentState, StepTaken
 from paddock.model.kpi import StepTally
 from paddock.model.policy import Policy
@@ -71,6 +71,7 @@ class Healer:
         core.mirror.on_agent.append(self._agent_changed)
         core.mirror.on_gone.append(self._wake_about)
         health.on_score.append(self._score_changed)
+        vitals.on_vitals.append(self._measured)
 
     # -- loops -----------------------------------------------------------------------------------------------------
 
@@ -253,6 +254,10 @@ class Healer:
 
     def _score_changed(self, score: Score) -> None:
         self._wake_about(score.id)
+
+    def _measured(self, vitals: Vitals) -> None:
+        """Also what is as good as before is what an incident may wait for."""
+        self._wake_about(vitals.id)
 
     def _wake_about(self, agent: str) -> None:
         for key in self._book.by_about.get(agent, ()):
