@@ -324,5 +324,5 @@ def test_one_probe_that_passed_since_says_nothing_of_the_others() -> None:
     for two, known in ((None, False), (NOW - 20, False), (NOW, True)):
         seen = {**facts, **({"two": ProbeFact(0, 3, "liveness", 0.1, two)} if two is not None else {})}
         vitals = Vitals(id="f/0", epoch=1, at=NOW, probes=seen)
-        at = status(started_at=NOW - 60, epoch=1)
+        at = status(started_at=NOW - 60)
         assert confirmed(Cause.ENDPOINT_DOWN, spec, at, vitals, Facts(), NOW - 10, NOW) is known
