@@ -2,7 +2,7 @@
 folder, a dependency that is down; mixed, over the bots of `examples/bot.py`.
 
 Seen is when the server opened the incident, recovered when it has ended it: the agent is ready, its score is back, and
-every probe of it was asked again since. Both by the clock of this one machine; the fault's time is taken just before it.
+every probe of it was asked again since. Both by the clock of this machine; the fault's time is taken just before it.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def main() -> None:
         tell(asyncio.run(measure(installation)))
     note(
         f"{LANES + 1} faults at a time over {BOTS} bots; probes every {EVERY_S:g} s, that of the folder every "
-        f"{SPACE_EVERY_S:g} s; storm control from 90 % of the fleet on, no budget: what single healing takes is measured"
+        f"{SPACE_EVERY_S:g} s; storm control from 90 % of the fleet on, no budget: single healing is measured"
     )
 
 
