@@ -298,7 +298,9 @@ def test_a_server_that_dies_between_act_and_record_acts_once() -> None:
                 await lab.clock.sleep(0.5)
             process.kill()
         await lab.serve()
+        node.ill.clear()  # else its ladder may have been climbed to the end by so many illnesses
         await keep_measuring(lab, node, lambda: not incidents(lab), limit_s=3000)
+        assert node.healed
         # Each incarnation was healed once at the most.
         assert len(node.healed) == node.epochs["bot/4"] - 1
 

@@ -315,3 +315,14 @@ def test_noise_alone_is_never_a_sign_to_heal() -> None:
             held = score(spec, POLICY, agent.status, seen, facts, held, float(at))
             found = signs(spec, POLICY, agent.status, held, seen, facts)
             assert found is None or not found.heal
+
+
+def test_one_probe_that_passed_since_says_nothing_of_the_others() -> None:
+    probes = [Probe(name=name, kind="http", url="http://x/") for name in ("one", "two")]
+    spec = FleetSpec(name="f", runtime="exec", command=["x"], health=Health(probes=probes))
+    facts = {"one": ProbeFact(0, 3, "liveness", 0.1, NOW)}
+    for two, known in ((None, False), (NOW - 20, False), (NOW, True)):
+        seen = {**facts, **({"two": ProbeFact(0, 3, "liveness", 0.1, two)} if two is not None else {})}
+        vitals = Vitals(id="f/0", epoch=1, at=NOW, probes=seen)
+        at = status(started_at=NOW - 60)
+        assert confirmed(Cause.ENDPOINT_DOWN, spec, at, vitals, Facts(), NOW - 10, NOW) is known

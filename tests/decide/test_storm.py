@@ -132,9 +132,12 @@ def test_a_bad_release_is_named_and_takes_all_its_members() -> None:
 
 
 def test_a_sick_node_and_a_lost_dependency_are_named() -> None:
-    people = Population(fleets={"f": 100, "g": 50}, releases={"f@v2": 100, "g@v2": 50}, nodes={"n1": 6})
+    people = Population(fleets={"f": 100, "g": 50}, releases={"f@v2": 100, "g@v2": 50}, nodes={"n1": 6, "n2": 144})
     node = [incident(n, node="n1", fleet="fg"[n % 2]) for n in range(6)]
     assert [(one.kind, one.value) for one in correlate(POLICY, node, people, 101.0)] == [("node", "n1")]
+    alone = Population(fleets={"f": 100}, releases={"f@v2": 100}, nodes={"n1": 100})
+    different = [incident(n, node="n1", release=f"v{n}", signature=f"crash: {n}") for n in range(6)]
+    assert correlate(POLICY, different, alone, 101.0) == []  # where all are on one node, its name explains nothing
     people = Population(fleets={"f": 10, "db": 1}, releases={"f@v2": 10}, depends={"f": ["db"]}, down=frozenset({"db"}))
     found = correlate(POLICY, [incident(n) for n in range(10)], people, 101.0)
     assert [(one.kind, one.value) for one in found] == [("dependency", "db")]

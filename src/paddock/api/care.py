@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import HTMLResponse, Response
 
 from paddock.api.agents import agent_id
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/api/v1", tags=["healing"], dependencies=[Depends(kno
 DAY_S = 86_400.0
 SinceS = Annotated[float, Query(ge=60, le=366 * DAY_S, allow_inf_nan=False, description="Of the last so many seconds.")]
 AsPage = Annotated[bool, Query(description="One self-contained HTML page instead of JSON.")]
-Number = Annotated[int, "The number of an incident."]
+Number = Annotated[int, Path(ge=1, le=2**53, description="The number of an incident.")]
 
 
 @router.get("/health", summary="Health of all agents", responses=answer(ScoreList, "Scores, the worst first."))

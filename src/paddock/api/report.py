@@ -7,23 +7,29 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from paddock.decide.kpi import total
+from paddock.model.health import Band, Score
 from paddock.model.incident import Incident
 from paddock.model.kpi import FleetPoint, HealthReport, Kpi, KpiReport, Slo, amount
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 720, 160, 56, 20
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720, 168, 56, 8, 20
 BARS_MAX = 240
 """Stretches of one plot; more are drawn several to a bar."""
 ROWS_MAX = 200
+MISSING = "Time in which wanted agents were not ready"
+NUMBER_CLASS = ' class="n"'
+NUMBER = f"<td{NUMBER_CLASS}>"
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bar: #2a6fb0; --bad: #b3261e; --good: #2e7d32; }
 @media (prefers-color-scheme: dark) { :root { --bar: #7ab8f5; --bad: #ff8a80; --good: #81c784; } }
+main { overflow-x: auto; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
+table { border-collapse: collapse; min-width: 40%; margin: .5rem 0 1.5rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; }
-svg { width: 100%; height: auto; } rect { fill: var(--bar); } text { font-size: 11px; fill: currentColor; }
+svg { width: 100%; height: auto; } rect { fill: var(--bar); } svg.missing rect { fill: var(--bad); }
+text { font-size: 11px; fill: currentColor; }
 line { stroke: var(--line); } h2 { margin-top: 2rem; } caption { text-align: left; padding: .2rem 0; }
 """
 
@@ -47,14 +53,14 @@ def kpi_page(report: KpiReport) -> str:
 
 def health_page(report: HealthReport) -> str:
     """Bands, fleets, the worst agents and why, open incidents."""
-    bands = ((_text(band), _number(float(count))) for band, count in sorted(report.bands.items()))
+    order = [*reversed(Band), *sorted(set(report.bands) - set(Band))]
+    bands = ((_text(band), _number(float(report.bands[band]))) for band in order if band in report.bands)
     fleets = (
         (_text(name), _number(held["agents"]), _number(held["lowest"]), _number(held["mean"]))
         for name, held in report.fleets.items()
     )
     worst = (
-        (_text(score.id), _number(float(score.score)), _text(score.band), _text("; ".join(score.because)))
-        for score in report.worst
+        (_text(score.id), _number(float(score.score)), _text(score.band), _text(_why(score))) for score in report.worst
     )
     parts = [
         _table("Agents by band", ("band", "agents"), bands),
@@ -80,14 +86,23 @@ def _page(title: str, at: float, parts: Iterable[str]) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"<tr>{''.join(row)}</tr>" for row in rows]
+    cells = list(rows)
+    lines = [f"<tr>{''.join(row)}</tr>" for row in cells]
     shown = lines[:ROWS_MAX]
     heading = f"<h2>{html.escape(title)}</h2>"
     if not lines:
         return f"{heading}<p>None.</p>"
     more = f"<p>… and {len(lines) - len(shown)} more.</p>" if len(lines) > len(shown) else ""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
+    numbers = [cell.startswith(NUMBER) for cell in cells[0]]
+    head = "".join(
+        f'<th scope="col"{NUMBER_CLASS if number else ""}>{html.escape(name)}</th>'
+        for name, number in zip(heads, numbers, strict=True)
+    )
     return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>{more}"
+
+
+def _why(score: Score) -> str:
+    return "; ".join([*score.because, *(forecast.text for forecast in score.forecasts)])
 
 
 def _kpi_row(kpi: Kpi) -> Sequence[str]:
@@ -141,37 +156,47 @@ def _plots(points: Sequence[FleetPoint]) -> str:
     sums = [total(group) for group in groups]
     starts = [min(point.at for point in group) for group in groups]
     spans = [sum({point.at: point.span_s for point in group}.values()) for group in groups]
-    plots: tuple[tuple[str, list[float], Callable[[float], str]], ...] = (
-        ("Availability", [held.availability or 0.0 for held in sums], lambda value: f"{value:.1%}"),
+    plots: tuple[tuple[str, list[float | None], Callable[[float], str]], ...] = (
+        (MISSING, [None if held.availability is None else 1 - held.availability for held in sums], _share),
         (
             "Tasks done a minute",
             [held.done / span_s * 60 if span_s else 0.0 for held, span_s in zip(sums, spans, strict=True)],
             lambda value: f"{value:,.0f}",
         ),
-        ("Mean response time, s", [held.mean_s or 0.0 for held in sums], lambda value: f"{value:.3g}"),
+        ("Mean response time, s", [held.mean_s for held in sums], lambda value: f"{value:.3g}"),
     )
-    return "\n".join(_bars(title, values, starts, shown) for title, values, shown in plots if values)
+    return "\n".join(_bars(title, values, starts, shown) for title, values, shown in plots)
 
 
-def _bars(title: str, values: Sequence[float], starts: Sequence[float], shown: Callable[[float], str]) -> str:
-    most = max(values) or 1.0
-    room = WIDTH - LEFT
-    width = room / len(values)
+def _bars(title: str, values: Sequence[float | None], starts: Sequence[float], shown: Callable[[float], str]) -> str:
+    """A bar for each value; a gap where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"<h2>{html.escape(title)}</h2><p>Nothing was measured.</p>"
+    most = max(known) or 1.0
+    width, floor = (WIDTH - LEFT) / len(values), HEIGHT - BOTTOM
     bars = "".join(
-        f'<rect x="{LEFT + index * width:.1f}" y="{(HEIGHT - BOTTOM) * (1 - value / most):.1f}" '
-        f'width="{max(width - 1, 0.5):.1f}" height="{(HEIGHT - BOTTOM) * value / most:.1f}">'
+        f'<rect x="{LEFT + index * width:.1f}" y="{TOP + (floor - TOP) * (1 - value / most):.1f}" '
+        f'width="{max(width - 1, 0.5):.1f}" height="{(floor - TOP) * value / most:.1f}">'
         f"<title>{_clock(at)}: {html.escape(shown(value))}</title></rect>"
         for index, (value, at) in enumerate(zip(values, starts, strict=True))
+        if value is not None
     )
-    label = f"{title}: from {shown(min(values))} to {shown(max(values))}"
+    mark = ' class="missing"' if title == MISSING else ""
+    label = f"{title}: from {shown(min(known))} to {shown(max(known))}"
     return (
         f"<h2>{html.escape(title)}</h2>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
-        f'<line x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text x="0" y="10">{html.escape(shown(most))}</text><text x="0" y="{HEIGHT - BOTTOM}">0</text>'
+        f'<svg{mark} viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
+        f'<line x1="{LEFT}" y1="{floor}" x2="{WIDTH}" y2="{floor}"/>'
+        f'<text x="0" y="{TOP + 4}">{html.escape(shown(most))}</text>'
+        f'<text x="0" y="{floor}">{html.escape(shown(0.0))}</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 4}">{_clock(starts[0])}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{_clock(starts[-1])}</text>{bars}</svg>'
     )
+
+
+def _share(value: float) -> str:
+    return f"{value:.3%}" if value < 0.01 else f"{value:.1%}"
 
 
 def _clock(at: float) -> str:
@@ -179,8 +204,8 @@ def _clock(at: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
+    for size, unit, least in ((86_400, "d", 2), (3600, "h", 1), (60, "min", 1)):
+        if seconds >= size * least:
             return f"{seconds / size:g} {unit}"
     return f"{seconds:g} s"
 
@@ -191,4 +216,4 @@ def _text(value: object, kind: str = "") -> str:
 
 
 def _number(value: float) -> str:
-    return f'<td class="n">{value:,.0f}</td>'
+    return f"{NUMBER}{value:,.0f}</td>"

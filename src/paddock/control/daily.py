@@ -58,6 +58,7 @@ class Daily:
         """For ever: what has not run for a day is run. When it ran last is kept in the fabric."""
         self._ran = await self._recall()
         while True:
+            await self._core.clock.sleep(LOOK_S)  # also at first: a fleet that is being started is not a finding
             now = self._core.clock.now()
             for name in self.operations:
                 if abs(now - self._ran.get(name, 0.0)) >= DAY_S:
@@ -65,7 +66,6 @@ class Daily:
                         await self.do(name, by="schedule")
                     except PaddockError as error:
                         log.warning("a daily operation failed", name=name, error=error.message)
-            await self._core.clock.sleep(LOOK_S)
 
     def names(self) -> Sequence[str]:
         return list(self.operations)

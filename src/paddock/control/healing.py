@@ -28,7 +28,7 @@ from paddock.decide import ladder, storm
 from paddock.decide.signs import confirmed
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
-from paddock.model.health import Score
+from paddock.model.health import Score, Vitals
 from paddock.model.incident import Incident, IncidentState, StepTaken
 from paddock.model.kpi import StepTally
 from paddock.model.policy import Policy
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 32
 RETRY_S = 1.0
+AGAIN_S = 10.0
+"""An open incident is looked at after so long, whatever happens."""
 UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
 TALLIES_S = 60.0
 HALF_LIFE_S = 14 * 86_400.0
@@ -53,6 +55,8 @@ class Healer:
         self._health, self._book, self._actions, self._dice = health, book, actions, core.dice
         self._due: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
+        self._when: dict[str, float] = {}
+        """Key → when it is looked at again; a timer of another time counts for nothing."""
         self._wake = asyncio.Event()
         self._tallies: Sequence[StepTally] = ()
         self._acted: dict[str, deque[float]] = {}
@@ -67,6 +71,7 @@ class Healer:
         core.mirror.on_agent.append(self._agent_changed)
         core.mirror.on_gone.append(self._wake_about)
         health.on_score.append(self._score_changed)
+        vitals.on_vitals.append(self._measured)
 
     # -- loops -----------------------------------------------------------------------------------------------------
 
@@ -101,8 +106,8 @@ class Healer:
         while not self._due:
             now = self._clock.now()
             while self._timers and self._timers[0][0] <= now:
-                key = heapq.heappop(self._timers)[1]
-                if key in self._book.open:
+                when, key = heapq.heappop(self._timers)
+                if self._when.get(key) == when:
                     self._due[key] = None
             if self._due:
                 break
@@ -134,6 +139,7 @@ class Healer:
         incident = self._book.open.get(key)
         if incident is None or incident.kind != "agent":
             self._locks.pop(key, None)
+            self._when.pop(key, None)
             return
         try:
             await self._go_on(incident)
@@ -154,8 +160,9 @@ class Healer:
             self._ended.append(decision.ended)
         if isinstance(decision, ladder.Act):
             await self._do(policy, changed, decision.step)
-        elif not changed.state.over and changed.next_at > now:
-            self._at(changed.next_at, changed.key)
+        elif not changed.state.over:
+            # Also what waits for people: that it is well again need not show as a change, as after a restart.
+            self._at(changed.next_at if changed.next_at > now else now + AGAIN_S, changed.key)
 
     async def _do(self, policy: Policy, incident: Incident, step: StepTaken) -> None:
         now = self._clock.now()
@@ -255,10 +262,15 @@ class Healer:
     def _score_changed(self, score: Score) -> None:
         self._wake_about(score.id)
 
+    def _measured(self, vitals: Vitals) -> None:
+        """Also what is as good as before is what an incident may wait for."""
+        self._wake_about(vitals.id)
+
     def _wake_about(self, agent: str) -> None:
         for key in self._book.by_about.get(agent, ()):
             self.look_at(key)
 
     def _at(self, when: float, key: str) -> None:
+        self._when[key] = when
         heapq.heappush(self._timers, (when, key))
         self._wake.set()

@@ -3,7 +3,8 @@
     vitals · status · results · deaths ──> facts ──score──> served with the agent, history of it
                                                   └──sign──> `on_sign`
 
-An agent is judged when something new is known of it, and each once a minute at least, a slice of them at a time.
+An agent is judged at once when a probe of it changes its mind, in the next round when anything else is new of it, and
+once a minute at least, a slice of them at a time.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class _Held:
     forecasts: list[Forecast] = field(default_factory=list)
     measured: bool = False
     """Something was measured since the last look at its trends."""
+    verdicts: tuple[int, frozenset[str]] = (0, frozenset())
+    """Its incarnation, and which of its probes have failed."""
 
 
 OnSign = Callable[[AgentStatus, Score, Sign], None]
@@ -149,8 +152,12 @@ class HealthKeeper:
 
     def answered(self, agent: str, name: str, fact: ProbeFact) -> None:
         """A known-answer task of this agent came back, right or wrong, or did not."""
-        self._of(agent).answers[name] = fact
-        self._due[agent] = None
+        answers = self._of(agent).answers
+        before, answers[name] = answers.get(name), fact
+        if before is not None and (before.fails >= before.limit) != (fact.fails >= fact.limit):
+            self._mirror.rescore(agent)
+        else:
+            self._due[agent] = None
 
     async def write(self) -> None:
         """Put the stretch so far into the record, and begin another."""
@@ -224,8 +231,14 @@ class HealthKeeper:
     # -- what is told ----------------------------------------------------------------------------------------------
 
     def _measured(self, vitals: Vitals) -> None:
-        self._of(vitals.id).measured = True
+        held = self._of(vitals.id)
+        held.measured = True
         self._due[vitals.id] = None
+        failed = frozenset(name for name, fact in vitals.probes.items() if fact.fails >= fact.limit)
+        if (vitals.epoch, failed) != held.verdicts:
+            # Nobody waits for the next round to be healed, or to be found well.
+            held.verdicts = vitals.epoch, failed
+            self._mirror.rescore(vitals.id)
 
     def _happened(self, event: Event) -> None:
         if event.kind == "agent.died" and event.about in self._mirror.agents:

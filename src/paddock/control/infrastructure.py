@@ -28,6 +28,8 @@ EVERY_S = 10.0
 ASK_S_MAX = 15.0
 ACT_S_MAX = 60.0
 CAPABILITY = "infrastructure"
+PARTS = frozenset({"cpu", "memory", "disk", "files", "clock", "broker"})
+"""What an agent is believed about; the record is asked by the server itself."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -39,14 +41,17 @@ class Infrastructure:
     def __init__(self, core: Core, book: Book, status: Status) -> None:
         self._core, self._book, self._status = core, book, status
         self._streaks: dict[str, Streak] = {}
-        self.shedding = ""
+        self._sheds: dict[str, str] = {}
+        """Key of an open incident → why tasks of the lowest priority are refused because of it."""
+        book.on_change.append(self._incident_changed)
+
+    @property
+    def shedding(self) -> str:
         """Why tasks of the lowest priority are refused now; empty: they are not."""
+        return next(iter(self._sheds.values()), "")
 
     async def run(self) -> None:
         """For ever."""
-        for incident in self._book.open.values():
-            if any(step.action is Action.SHED_LOAD for step in incident.steps):
-                self.shedding = incident.note  # as the server before this one did
         while True:
             await self._core.clock.sleep(EVERY_S)
             for finding in await self.look():
@@ -70,10 +75,11 @@ class Infrastructure:
         findings: list[Finding] = []
         for fleet in self._fleets():
             try:
-                findings += msgspec.convert(await self._ask(fleet, "look", {}, ASK_S_MAX), list[Finding])
+                told = msgspec.convert(await self._ask(fleet, "look", {}, ASK_S_MAX), list[Finding])
+                findings += [finding for finding in told if finding.part in PARTS]
             except NoResponders:
                 continue  # nobody is ready there; that is another matter
-            except (PaddockError, msgspec.ValidationError) as error:
+            except (PaddockError, msgspec.MsgspecError) as error:
                 log.warning("an infrastructure agent does not tell", fleet=fleet, error=str(error))
         return findings
 
@@ -95,7 +101,9 @@ class Infrastructure:
 
     async def _take(self, finding: Finding) -> None:
         streak = self._streaks[finding.part] = seen(self._streaks.get(finding.part, Streak()), finding)
-        incident = next(iter(self._book.about(finding.part)), None)
+        # A fleet may be called `disk`: what is about it is another matter.
+        known = (held for held in self._book.about(finding.part) if held.kind == "infrastructure")
+        incident = next(known, None)
         if incident is None:
             if streak.ill:
                 incident = await self._open(finding)
@@ -165,8 +173,7 @@ class Infrastructure:
 
     async def _do(self, action: Action, finding: Finding) -> tuple[bool, str]:
         if action is Action.SHED_LOAD:
-            self.shedding = f"{finding.text}: tasks of priority LOW are refused until that is over"
-            return True, self.shedding
+            return True, _shed(finding.text)
         for fleet in self._fleets():
             try:
                 told = await self._ask(fleet, "act", {"action": action.value}, ACT_S_MAX)
@@ -177,8 +184,6 @@ class Infrastructure:
 
     async def _recovered(self, incident: Incident, finding: Finding) -> None:
         now = self._core.clock.now()
-        if any(step.action is Action.SHED_LOAD for step in incident.steps):
-            self.shedding = ""
         if under_way(incident):
             incident = await self._judge(incident, Outcome.RECOVERED, finding)
         await self._book.change(
@@ -192,3 +197,16 @@ class Infrastructure:
             for step in incident.steps
         ]
         return await self._book.change(incident, steps=steps)
+
+    def _incident_changed(self, incident: Incident) -> None:
+        """Load is shed while an incident is open in which that was done: also one of the server before this one, and
+        no longer when a person closes it."""
+        shed = next((step for step in incident.steps if step.action is Action.SHED_LOAD), None)
+        if shed is not None and not incident.state.over:
+            self._sheds[incident.key] = _shed(shed.why)
+        else:
+            self._sheds.pop(incident.key, None)
+
+
+def _shed(why: str) -> str:
+    return f"{why}: tasks of priority LOW are refused until that is over"

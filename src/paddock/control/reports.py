@@ -9,13 +9,14 @@ from paddock.control.core import Core
 from paddock.control.figures import Figures
 from paddock.control.incidents import Book
 from paddock.control.vitals import VitalsBook
-from paddock.decide.kpi import Usage, kpis, objectives
+from paddock.decide.kpi import BURNS, Usage, kpis, objectives
 from paddock.model.errors import Refused
 from paddock.model.health import Score
 from paddock.model.incident import Incident
 from paddock.model.kpi import FleetPoint, HealthReport, KpiReport, Slo
 
 SINCE_S_MAX = 366 * 86_400.0
+LONGEST_BURN_S = max(long_s for long_s, *_ in BURNS)
 OPEN_MAX = 1000
 WORST_MAX = 50
 
@@ -74,17 +75,19 @@ class Reports:
             )[:OPEN_MAX],
         )
 
-    async def objectives(self) -> list[Slo]:
-        """How all objectives stand now."""
-        return await self._objectives("", self._core.clock.now())
+    async def alarms(self) -> list[Slo]:
+        """Objectives whose budget burns too fast now. Of the longer windows that budgets are of nothing is read."""
+        found = await self._objectives("", self._core.clock.now(), longest_s=LONGEST_BURN_S)
+        return [slo for slo in found if slo.alarm]
 
-    async def _objectives(self, fleet: str, now: float) -> list[Slo]:
+    async def _objectives(self, fleet: str, now: float, *, longest_s: float = 0.0) -> list[Slo]:
+        """`longest_s`: only points of so long are looked at; 0: as many as are needed for all."""
         found: list[Slo] = []
         for name, wanted in sorted(self._core.mirror.fleets.items()):
             goals = wanted.spec.policy.objectives
             if goals and fleet in ("", name):
-                longest_s = max(259_200.0, *(goal.window_s for goal in goals))
-                found += objectives(name, goals, await self._points(now - longest_s, name), now)
+                needed_s = longest_s or max(LONGEST_BURN_S, *(goal.window_s for goal in goals))
+                found += objectives(name, goals, await self._points(now - needed_s, name), now)
         return found
 
     async def _points(self, since: float, fleet: str) -> list[FleetPoint]:

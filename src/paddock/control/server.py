@@ -39,6 +39,7 @@ from paddock.control.service import AlertTest, FleetView, TaskRequest
 from paddock.control.status import Status, nothing_broken
 from paddock.control.steady import Steady
 from paddock.control.tasks import Parts, Tasks
+from paddock.control.telling import Teller
 from paddock.control.views import nearest
 from paddock.decide.route import choose_fleet
 from paddock.fabric import subjects
@@ -118,6 +119,9 @@ class ControlServer:
         self.care = Care(core)
         self._infrastructure = Infrastructure(core, self.care.book, self._status)
         self.daily = Daily(core, self.care, self._janitor, self._status)
+        self._teller = Teller(clock, self.care.health.scores, self.care.reports.alarms, self.alerts.tell)
+        self.care.book.on_change.append(self._teller.incident_changed)
+        self.care.health.on_sign.append(self._teller.stands_out)
         self._owner: Owner | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -148,6 +152,7 @@ class ControlServer:
         try:
             await self.care.start(owner)
             owner.loop("infrastructure", self._infrastructure.run())
+            owner.loop("telling", self._teller.run())
         except BaseException:
             await self.stop()
             raise

@@ -33,7 +33,7 @@ class FleetFacts(msgspec.Struct, frozen=True, kw_only=True):
     owners: bool = False
     """Its number follows from a list of owners."""
     memory_bytes_max: int = 0
-    """The largest that any of its agents has now; 0: not measured."""
+    """The largest that any of its agents has now; 0 or less: not measured."""
     memory_limit_bytes: int = 0
 
 
@@ -58,9 +58,11 @@ def advise(fleet: FleetFacts, points: Sequence[FleetPoint]) -> list[str]:
                 f"{more} would leave room (paddock scale {fleet.name} {more})"
             )
     limit, used = fleet.memory_limit_bytes, fleet.memory_bytes_max
-    if limit and used and used > LIMIT_NEAR * limit:
+    if limit <= 0 or used <= 0:
+        return found
+    if used > LIMIT_NEAR * limit:
         found.append(f"{fleet.name}: one agent has {used / 1e6:.0f} MB of its limit of {limit / 1e6:.0f} MB; raise it")
-    elif limit and used and used * LIMIT_WIDE < limit:
+    elif used * LIMIT_WIDE < limit:
         found.append(
             f"{fleet.name}: the limit of {limit / 1e6:.0f} MB is {limit / used:.0f} times what its largest agent has "
             f"({used / 1e6:.0f} MB); a limit nearer to it finds leaks sooner"

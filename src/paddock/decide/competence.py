@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
+
+from paddock.model import pattern
 
 TEXT_CHARS_MAX = 10_000
 """Of an answer no more is searched."""
@@ -22,17 +25,18 @@ def wrong(rule: Mapping[str, Any], answer: Any) -> str:
 def _within(wanted: Any, answer: Any) -> bool:
     middle, tolerance = wanted
     number = isinstance(answer, int | float) and not isinstance(answer, bool)
-    return number and abs(answer - middle) <= tolerance
+    return number and abs(answer - middle) <= tolerance * (1 + 1e-9)  # 3.13 is within 0.01 of 3.14
 
 
 def _text(answer: Any) -> str:
-    return str(answer)[:TEXT_CHARS_MAX]
+    """A text as it is, anything else as the JSON that it came as."""
+    return (answer if isinstance(answer, str) else msgspec.json.encode(answer).decode())[:TEXT_CHARS_MAX]
 
 
 _RULES = {
     "equals": lambda wanted, answer: answer == wanted and isinstance(answer, bool) == isinstance(wanted, bool),
     "contains": lambda wanted, answer: str(wanted) in _text(answer),
-    "matches": lambda wanted, answer: re.search(wanted, _text(answer)) is not None,
+    "matches": lambda wanted, answer: pattern.found(wanted, _text(answer)),
     "within": _within,
 }
 RULES = tuple(_RULES)

@@ -60,7 +60,8 @@ def _summary(incident: Incident) -> str:
         what = f"{_who(helped)} {helped.action} helped" if helped is not None else incident.note or "it was well again"
         return f"{text} Recovered{took}: {what}."
     if incident.state is IncidentState.ESCALATED:
-        return f"{text} {len(taken)} step(s) did not mend it; a person is needed: {incident.note}."
+        tried = f"{len(taken)} step(s) did not mend it" if taken else "Nothing could be done"
+        return f"{text} {tried}; a person is needed: {incident.note}."
     if incident.state is IncidentState.CLOSED:
         return f"{text} Closed: {incident.note or 'by hand'}."
     return f"{text} {incident.state.value.capitalize()}: {incident.note}." if incident.note else text
@@ -114,6 +115,8 @@ def _next(incident: Incident, now: float) -> str:
         return ""
     if command := incident.offer.get("command"):
         return f"undo the likely change: {command}"
+    if incident.state is IncidentState.ESCALATED and incident.kind == "infrastructure":
+        return f"mend {incident.about}: the incident ends once it is seen well again"
     if incident.state is IncidentState.ESCALATED:
         return (
             f"look at it, then: paddock heal {incident.about} --action restart, or paddock incident close {incident.id}"

@@ -7,6 +7,7 @@ at 1 over 3 days and 6 hours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -116,7 +117,7 @@ def kpis(points: Sequence[FleetPoint], incidents: Sequence[Incident], scores: Se
         _kpi("availability", sums.availability, "share", "time in which a wanted agent was ready", least=True),
         _kpi("success", sums.success, "share", "tasks that were done, of all that ended", least=True),
         _kpi("response", sums.mean_s, "s", "mean time from submission to the end of a task"),
-        Kpi(name="response p95", value=sums.quantile_s(0.95), unit="s", text="95 of 100 tasks took at most this"),
+        _response_p95(sums),
         Kpi(name="detect", value=_mean(detect), unit="s", text="mean time from a first sign until it was seen"),
         _kpi("recover", _mean(recover), "s", "mean time from a first sign to verified recovery"),
         Kpi(
@@ -180,6 +181,14 @@ def _kpi(name: str, value: float | None, unit: str, text: str, *, least: bool = 
     return Kpi(name=name, value=value, unit=unit, text=text, good=good, target=target)
 
 
+def _response_p95(sums: Total) -> Kpi:
+    value = sums.quantile_s(0.95)
+    if value == float("inf"):  # which JSON cannot say
+        text = "more than 5 of 100 tasks took longer than this"
+        return Kpi(name="response p95", value=LATENCY_BOUNDS_S[-1], unit="s", text=text)
+    return Kpi(name="response p95", value=value, unit="s", text="95 of 100 tasks took at most this")
+
+
 def _usage(usage: Usage) -> list[Kpi]:
     parts = (
         ("memory used", usage.memory_bytes, usage.memory_bytes_max, "of the memory of all nodes, by agents"),
@@ -217,4 +226,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+    """The least value that this share of them does not exceed."""
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)] if ordered else None

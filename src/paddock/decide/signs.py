@@ -64,9 +64,9 @@ def confirmed(
     score only says that nothing is known yet. It does not say that what was measured is good: the score does."""
     fresh = vitals if vitals is not None and vitals.epoch == status.epoch and vitals.at > since else None
     if cause is Cause.WRONG_ANSWERS:
-        return _measured(facts.answers, since)
+        return _measured(spec, facts.answers, since, tasks=True)
     if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW):
-        return fresh is not None and _measured(fresh.probes, since)
+        return fresh is not None and _measured(spec, fresh.probes, since)
     if cause is Cause.RESOURCES:
         return fresh is not None and fresh.memory_bytes >= 0
     if cause in (Cause.CONNECTION, Cause.LOW_SCORE):
@@ -102,9 +102,11 @@ def _probed(spec: FleetSpec, name: str) -> Cause:
     return Cause.RESOURCES if kinds.get(name) == "metric" else Cause.ENDPOINT_DOWN
 
 
-def _measured(probes: Mapping[str, ProbeFact], since: float) -> bool:
-    asked = [fact for fact in probes.values() if fact.phase != "startup"]
-    return bool(asked) and all(fact.at > since for fact in asked)
+def _measured(spec: FleetSpec, known: Mapping[str, ProbeFact], since: float, *, tasks: bool = False) -> bool:
+    """Whether all that is asked again and again was asked since: one that passed says nothing of the others."""
+    asked = {name: fact for name, fact in known.items() if fact.phase != "startup"}
+    wanted = {one.name for one in spec.health.probes if one.phase != "startup" and (one.kind == "task") == tasks}
+    return bool(asked) and wanted <= asked.keys() and all(fact.at > since for fact in asked.values())
 
 
 def _worst(policy: Policy, score: Score) -> Cause:

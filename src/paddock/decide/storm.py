@@ -204,7 +204,7 @@ def _groups(incidents: Sequence[Incident], population: Population) -> dict[tuple
         keys = [("signature", incident.signature)]
         if incident.release:
             keys.append(("release", f"{incident.fleet}@{incident.release} · {incident.cause}"))
-        if incident.node:
+        if incident.node and len(population.nodes) > 1:  # where all agents are on one, its name explains nothing
             keys.append(("node", incident.node))
         needs = population.depends.get(incident.fleet, [])
         keys += [("dependency", fleet) for fleet in needs if fleet in population.down]

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ class Infrastructure(Agent):
     """`look` tells how the parts are, `act` does one thing about one of them, `history` what was seen and done."""
 
     async def start(self) -> None:
-        self._limits = {**LIMITS, **self.config.get("limits", {})}
+        self._limits = limits_of(self.config)
         self._data = find_data(Path.cwd())
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY_MAX)
         self._offset_s = time.time() - time.monotonic()
@@ -66,7 +67,7 @@ class Infrastructure(Agent):
             raise TaskError(f"action {action!r} is none of {', '.join(deeds)}", code="bad-arguments")
         try:
             detail, ok = deeds[action](), True
-        except (OSError, LookupError) as error:
+        except (OSError, LookupError, ValueError, TypeError) as error:
             detail, ok = f"not permitted or not possible here: {error}", False
         self._note(action, detail)
         return {"ok": ok, "detail": detail}
@@ -152,6 +153,18 @@ class Infrastructure(Agent):
     def _note(self, what: str, text: str) -> None:
         self._history.append({"at": time.time(), "what": what, "text": text})
         self.log.info(text, what=what)
+
+
+def limits_of(config: Mapping[str, Any]) -> dict[str, float]:
+    """The limits of a fleet's `config`; ValueError, with the reason, when one of them is none."""
+    told = config.get("limits") or {}
+    if not isinstance(told, dict) or (unknown := sorted(set(told) - set(LIMITS))):
+        what = f"has {', '.join(unknown)}" if isinstance(told, dict) else "is no mapping"
+        raise ValueError(f"config.limits {what}; known are {', '.join(LIMITS)}")
+    for part, limit in told.items():
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
+            raise ValueError(f"config.limits.{part} is {limit!r}; it must be a number over 0")
+    return {**LIMITS, **told}
 
 
 def find_data(start: Path) -> Path | None:

@@ -17,6 +17,7 @@ from paddock.model.manifest import ManifestSource
 from paddock.model.plan import FleetChange, Plan
 from paddock.model.task import TaskFailure, TaskState, TaskView
 from paddock.ports.record import Page, StoredEvent
+from paddock.testing.care import FakeCare, FakeDaily
 
 AT = 1_790_000_000.0
 BEHIND_MAX = 1000
@@ -42,6 +43,8 @@ class FakeControl:
         self.waiters = 0
         """Calls of `wait` and `logs` that are waiting now."""
         self._moved = asyncio.Condition()
+        self.care = FakeCare()
+        self.daily = FakeDaily()
 
     def add_fleet(self, name: str, replicas: int = 1, **more: Any) -> None:
         spec = FleetSpec(name=name, runtime="exec", command=["sleep", "60"], replicas=replicas, version="v1", **more)
