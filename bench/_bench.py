@@ -45,7 +45,9 @@ def manifest(name: str, *, replicas: int, concurrency: int = 1) -> str:
 
 @contextlib.contextmanager
 def running(text: str, *, durability: str = "always") -> Iterator[Installation]:
-    """A Paddock of real processes with this manifest, taken down at the end."""
+    """A Paddock of real processes with this manifest, taken down at the end, also when this program is told to end:
+    thousands of agents that nobody knows of would spoil what is measured next."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="paddock-bench-") as folder:
         path = Path(folder) / "bench.yaml"
         path.write_text(text)

@@ -51,6 +51,8 @@ class FakeNode:
         self.broken: dict[str, str] = {}
         """fleet → what is wrong with its template."""
         self.holds: list[dict[str, Any]] = []
+        self.keeps: dict[str, Placement] = {}
+        """What it remembers to have been placed on it."""
         self.asked: list[dict[str, Any]] = []
         self.errors: dict[str, dict[str, str]] = {}
         """op → the error it is answered with."""
@@ -125,6 +127,10 @@ class FakeNode:
             answer["methods"] = msgspec.to_builtins(self.methods)
         elif op["op"] == "holds":
             answer["holds"] = self.holds
+        elif op["op"] == "placements":
+            answer["fleets"] = list(self.keeps)
+        elif op["op"] == "placement":
+            answer["placement"] = msgspec.to_builtins(self.keeps[op["fleet"]])
         elif op["op"] == "logs":
             answer |= {"text": "one line\n", "offset": 9}
         if message.reply:

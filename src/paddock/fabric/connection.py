@@ -3,9 +3,8 @@
     closed ──open──> connecting ──> connected ──lost──> waiting (jitter) ──> connecting …
                          └── refused for good (wrong credentials at the first try) ──> Denied
 
-Why not nats-py on this path: measured at three to four times the processor time per message, and a pull that went
-silent after a server restart (nats.py #504). This one knows just what Paddock needs: subscriptions that survive
-reconnects, one multiplexed inbox, coalesced writes.
+Why not nats-py: three to four times the processor time a message, and pulls silent after a server restart (its #504).
+This one knows what Paddock needs: subscriptions that survive reconnects, one multiplexed inbox, coalesced writes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ from paddock.ports.fabric import Message
 BUFFER_BYTES_MAX = 4 * 1024 * 1024
 """What may wait to be written; beyond it, and while there is no connection, core messages are dropped and counted."""
 RETRY_S_MAX = 1.0
-"""Longest wait between two tries; each is drawn at random below a limit that doubles from 50 ms, against storms."""
+"""Longest wait between tries; each is drawn at random below a limit that doubles from 50 ms, against storms."""
+GREET_S_MAX = 30.0  # when thousands come back at once, who gives up and tries anew makes it last longer for all
 PING_S = 30.0
 
 
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
         transport, _ = await self._loop.create_connection(lambda: self, self._host, self._port)
         self._transport = transport
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(GREET_S_MAX):
                 await self._hello
                 if context is not None:
                     upgraded = await self._loop.start_tls(transport, self, context, server_hostname=self._host)
@@ -282,7 +282,7 @@ class Connection(asyncio.Protocol):
         except BaseException as error:
             self._transport.abort()
             if isinstance(error, TimeoutError):
-                raise Unavailable("the server did not greet in 5 s") from error
+                raise Unavailable(f"the server did not greet in {GREET_S_MAX:g} s") from error
             raise
         finally:
             self._hello = None

@@ -136,6 +136,7 @@ max_connections: 65536
 max_control_line: 8KB
 write_deadline: "10s"
 ping_interval: "60s"
+authorization: {{timeout: 30}}
 jetstream {{
   store_dir: "{folder / "store"}"
   sync_interval: {DURABILITIES[durability]}

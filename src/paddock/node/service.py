@@ -115,6 +115,9 @@ class NodeService:
         fabric.on_reconnect(self._reconnected)
         self.publisher.everything(list(self.fleets.agents.values()))
         self.publisher.event("node.started", config.id, f"node {config.id} started")
+        self._run_loops()
+
+    def _run_loops(self) -> None:
         for name, work in (
             ("publisher", self.publisher.run()),
             ("counts", self.publisher.run_counts()),
