@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def installation(small_disk: Path) -> Iterator[Installation]:
         yield made
 
 
+def age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
 def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(
     installation: Installation, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -56,6 +61,8 @@ def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(
         assert "is full" in refused.json()["detail"]
         gate.touch()  # it ends now, and its result cannot be stored
         until(lambda: why_unready(installation), what="it is said that nothing can be stored")
+        logs = list(installation.data.glob("node/*/agents/lab/*/agent.log"))
+        until(lambda: logs and all(age_s(log) > 1.0 for log in logs), what="their logs stand still, though they write")
     filler.clear()
     assert ends(installation, running)["result"] == "seen"
     until(lambda: not why_unready(installation), what="all is well again", limit_s=60.0)
