@@ -41,6 +41,7 @@ SIMULATED = "the simulated world and the contract suites: seeded dice, virtual t
 
 PLACES: dict[str, dict[str, str]] = {
     "time.time": {
+        "paddock.foundry.infrastructure": "looks at the host's own clock: whether it was set, how old its files are",
         "paddock.app.clock": "the host's clock behind the port",
         "paddock.agent.clock": "the agent's clock; an agent's process has no other room to get it from",
         "paddock.fabric.identity": "a token holds when it was issued; the fabric judges it by the host's clock",
