@@ -34,8 +34,8 @@ SKEW_S = 2.0
 RETURN_S = 5.0
 """After the fabric came back the node may be on its way, too: so long a hand-out that may be a second one waits."""
 ALONE_LOOK_S = 0.02
-LOOK_S = 0.5
-"""How often a second hand-out looks whether the first one is over."""
+LOOK_S_MIN, LOOK_S_MAX = 0.02, 0.5
+"""How often a second hand-out looks whether the first one is over: soon at first, for most are over in a moment."""
 
 
 class Held:
@@ -153,14 +153,14 @@ class Worker:
 
     async def _first_here(self, held: Held) -> None:
         while not held.stopped and any(other.task.id == held.task.id for other in self._before(held)):
-            await self._context.clock.sleep(LOOK_S)
+            await self._context.clock.sleep(LOOK_S_MIN)
 
     def _before(self, held: Held) -> Iterator[Held]:
         """The hand-outs in hand that came before this one."""
         return takewhile(lambda other: other is not held, self._held.values())
 
     async def _first_on_node(self, held: Held) -> None:
-        told = False
+        told, look_s = False, LOOK_S_MIN
         while self._may_be_second(held) and not held.stopped:
             patience_s = self._connected + RETURN_S - self._context.clock.monotonic()
             holder = await self.link.holder(held.task.id, patience_s)
@@ -170,7 +170,8 @@ class Worker:
             if not told:
                 self._context.log.warning("handed out twice: waiting for the first", id=held.task.id, by=holder.by)
             told = True
-            await self._context.clock.sleep(LOOK_S)
+            await self._context.clock.sleep(look_s)
+            look_s = min(look_s * 2, LOOK_S_MAX)
 
     async def _nothing_beside(self, held: Held) -> None:
         """What was in hand at two deaths has its last chance with nothing else in hand: then nothing dies with it that
