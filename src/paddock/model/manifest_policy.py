@@ -8,6 +8,7 @@ from typing import Any
 
 from paddock.model.manifest_words import NAME_TEXT, field
 from paddock.model.policy import (
+    OF_THE_MACHINE,
     Action,
     Budget,
     Cause,
@@ -24,7 +25,7 @@ from paddock.model.yaml_source import Leaf, Listing, Mistakes, Node, Table, Wher
 
 STEPS_MAX = 20
 OBJECTIVES_MAX = 20
-_ACTIONS = tuple(str(action) for action in Action)
+_ACTIONS = tuple(str(action) for action in Action if action not in OF_THE_MACHINE)
 _CAUSES = tuple(str(cause) for cause in Cause)
 _SYNONYMS = {"recreate": Action.REDEPLOY}
 
