@@ -41,8 +41,17 @@ def installation(small_disk: Path) -> Iterator[Installation]:
         yield made
 
 
-def age_s(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
+class Still:
+    """True once none of the files has grown for a second."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths, self._sizes, self._since = paths, [0], time.monotonic()
+
+    def __call__(self) -> bool:
+        sizes = [path.stat().st_size for path in self._paths]
+        if sizes != self._sizes:
+            self._sizes, self._since = sizes, time.monotonic()
+        return time.monotonic() - self._since > 1.0
 
 
 def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(
@@ -62,7 +71,8 @@ def test_a_full_disk_stops_no_agent_and_everything_goes_on_once_there_is_room(
         gate.touch()  # it ends now, and its result cannot be stored
         until(lambda: why_unready(installation), what="it is said that nothing can be stored")
         logs = list(installation.data.glob("node/*/agents/lab/*/agent.log"))
-        until(lambda: logs and all(age_s(log) > 1.0 for log in logs), what="their logs stand still, though they write")
+        assert logs
+        until(Still(logs), what="their logs stand still, though they write")
     filler.clear()
     assert ends(installation, running)["result"] == "seen"
     until(lambda: not why_unready(installation), what="all is well again", limit_s=60.0)
