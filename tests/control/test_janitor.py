@@ -31,6 +31,7 @@ async def forget_and_note(lab: World, *, kept: bool) -> str:
     view = await lab.submit(kept_s=10.0)
     await lab.work()
     await lab.server.wait(view.id, 60.0)
+    await lab.until(lambda: lab.record.task(view.id) is not None, "it is recorded")
     await lab.until(lambda: lab.record.task(view.id) is None, "it is forgotten")
     if not kept:
         await lab.fabric.purge(subjects.RESULTS, subjects.result("critic", view.id))

@@ -9,6 +9,7 @@ away the rows wait, then the tails; the fabric keeps the rest.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -190,9 +191,11 @@ class Recorder:
         """Wait a moment for what is known to be in the record, so that lists show it."""
 
         async def written() -> bool:
-            while self._pending:
+            batches = 1 + math.ceil(self.waiting / BATCH_ROWS_MAX)  # one may be on its way; and what comes later, waits
+            while self._pending and batches:
                 self._flushed.clear()
                 await self._flushed.wait()
+                batches -= 1
             return True
 
         if self._pending and not self.problem:
@@ -207,6 +210,8 @@ class Recorder:
             await self._clock.sleep(BATCH_S_MAX)
             while self._pending:
                 await self.flush()
+                if self.waiting < BATCH_ROWS_MAX:
+                    break  # what came meanwhile has woken us again, and gathers first
 
     async def flush(self) -> None:
         """Write one batch; return when it is written, however long the record is away."""

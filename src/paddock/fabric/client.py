@@ -37,6 +37,9 @@ TICK_S = 1.0
 """A tail looks by itself this often: the net below a lost wake."""
 WAKE_EVERY_S = 0.003
 """Wakes of one stream by one connection are at least this far apart."""
+THICK = 2
+THICK_LAG_S = 0.01
+"""A tail that found this many at once reads on a little later: what comes thick is read together."""
 RECOVERY_S = 10.0
 READ_BYTES_MAX = 8 * 1024 * 1024
 READ_MESSAGES_MAX = 500
@@ -187,8 +190,8 @@ class NatsFabric:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(TICK_S):
                             await woken.wait()
-                            if lag_s:
-                                await asyncio.sleep(lag_s)
+                    if pause_s := lag_s or (THICK_LAG_S if len(batch) >= THICK else 0.0):
+                        await asyncio.sleep(pause_s)
         finally:
             held.close()
 
