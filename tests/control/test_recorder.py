@@ -210,6 +210,7 @@ def test_tasks_whose_kept_for_time_is_over_are_forgotten() -> None:
         view = await lab.submit(kept_s=10.0)
         await lab.work()
         await lab.server.wait(view.id, 60.0)
+        await lab.until(lambda: lab.record.task(view.id) is not None, "it is recorded")
         await lab.until(lambda: lab.record.task(view.id) is None, "it is forgotten")
 
     world(scenario)
