@@ -25,6 +25,7 @@ from paddock.control.owner import each, within
 from paddock.control.signs import policy_of
 from paddock.control.vitals import VitalsBook
 from paddock.decide import ladder, storm
+from paddock.decide.learn import HALF_LIFE_S
 from paddock.decide.signs import confirmed
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
@@ -41,7 +42,6 @@ AGAIN_S = 10.0
 """An open incident is looked at after so long, whatever happens."""
 UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
 TALLIES_S = 60.0
-HALF_LIFE_S = 14 * 86_400.0
 PEERS_MAX = 20
 STEPS_KEPT = 200
 """Ended steps that the breaker looks at."""
