@@ -233,6 +233,7 @@ class Care:
         if event.kind.startswith(("fleet.", "node.started", "config.", "flag.")):
             self._lately.append(event)
         self.signs.happened(event)
+        self.common.happened(event)
 
     def _changes_of(self, fleet: str, node: str) -> list[Fact]:
         """Changes of the last hour that may be why."""
