@@ -134,8 +134,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         return Wait(until=math.inf, why=incident.note, state=state)
     if world.held:
         return Wait(until=math.inf, why="its common cause is dealt with first", state=IncidentState.HELD)
-    overdue = _overdue(policy, incident, now)
-    if overdue:
+    if overdue := _overdue(policy, incident, now):
         return Escalate(why=overdue)
     if state is IncidentState.WAITING and now < incident.next_at:
         return Wait(until=incident.next_at, why=incident.note)
@@ -143,8 +142,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         reflex = _reflex(policy, incident, world, now)
         if reflex is not None:
             return reflex
-    hopeless = _hopeless(policy, incident, world)
-    if hopeless:
+    if hopeless := _hopeless(policy, incident, world):
         return Escalate(why=hopeless)
     return _climb(policy, incident, world, now, dice)
 
