@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from paddock.cli import ready
 from paddock.cli.main import app, hoist
 from paddock.cli.show import duration
 
@@ -225,6 +226,32 @@ def test_agents_that_fail_are_named_with_their_reason(paddock: Paddock) -> None:
     assert told.exit_code == 1
     assert "executor/1 is quarantined: exit code 3, 11 times in 60 s" in told.stderr
     assert paddock.calls[0].body == {"replicas": 2}
+
+
+def test_apply_waits_until_the_new_version_has_reached_all(paddock: Paddock, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    change = {"kind": "update", "fleet": "executor", "text": "update executor", "fields": {}, "restarts": 4}
+    paddock.on("POST", "/api/v1/apply", {"changes": [change], "applied": True, "warnings": []})
+    looks = iter(fleet("executor", 4, 4) | {"outdated": outdated} for outdated in (4, 3, 0))
+    paddock.on("GET", "/api/v1/fleets", lambda call: [next(looks)])
+    told = paddock.run("apply", str(tmp_path / "m.yaml"))
+    assert told.exit_code == 0
+    assert "0/4 agents ready\n1/4 agents ready\n4/4 agents ready" in told.stderr
+
+
+def test_a_rollout_that_is_stopped_by_its_failures_is_told(
+    paddock: Paddock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "SETTLED_S", 0.0)
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    change = {"kind": "update", "fleet": "executor", "text": "update executor", "fields": {}, "restarts": 4}
+    paddock.on("POST", "/api/v1/apply", {"changes": [change], "applied": True, "warnings": []})
+    paddock.on("GET", "/api/v1/fleets", [fleet("executor", 4, 3, quarantined=1) | {"outdated": 3}])
+    broken = agent("executor/1", "quarantined", reason="common cause: 2 agents ended alike")
+    paddock.on("GET", "/api/v1/agents", {"items": [broken], "next": None})
+    told = paddock.run("apply", str(tmp_path / "m.yaml"))
+    assert told.exit_code == 1
+    assert "executor/1 is quarantined: common cause: 2 agents ended alike" in told.stderr
 
 
 def test_agents_that_take_too_long_are_told(paddock: Paddock) -> None:

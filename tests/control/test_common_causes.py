@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from paddock.control.common import CANARY_S
-from paddock.model.agent import AgentState
+from paddock.fabric import subjects
+from paddock.model.agent import AgentState, Event
 from paddock.model.incident import Incident, IncidentState
 
 from .test_healing import BOT, Nurse, agents, incidents, keep_measuring, nurse
@@ -102,5 +105,55 @@ def test_a_fleet_that_is_gone_leaves_no_incident_open() -> None:
         for agent in agents(lab):
             await node.gone(*agent.split("/"))
         await lab.until(lambda: not incidents(lab), "all incidents are over", limit_s=100)
+
+    world(scenario, manifest=BOT)
+
+
+HELD = "common cause: 3 agents ended alike (not-started: exit code <n>)"
+
+
+async def held_by_node(lab: World, node: Nurse, *agents: str) -> None:
+    """Its node has seen three agents of this release end alike; only these of them are down now."""
+    version = lab.server.fleet("bot").version
+    data = {"signature": "crash: exit code <n>", "agents": ["bot/0", "bot/1", "bot/2"], "version": version}
+    event = Event(at=lab.clock.now(), kind="node.held", about="bot", text="bot: held", by="node/n1", data=data)
+    await node.fabric.store(subjects.event("node.held", "bot"), msgspec.json.encode(event))
+    for agent in agents:
+        await node.event("agent.died", agent, "exit code 3")
+        await node.state(agent, AgentState.QUARANTINED, reason=HELD)
+
+
+def test_what_a_node_holds_is_named_at_once_and_nobody_heals_it_alone() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await held_by_node(lab, node, "bot/2")
+        await lab.until(lambda: common(lab) is not None, "one cause is named")
+        parent = common(lab)
+        assert parent is not None
+        assert parent.title == f"3 agents fail for one reason: release bot@{parent.release} · crash"
+        assert parent.members == ["bot/0", "bot/1", "bot/2"]
+        await lab.until(lambda: members(lab, parent) == ["bot/2"], "it is held")
+        await lab.clock.sleep(CANARY_S / 2)
+        assert node.healed == []
+        await keep_measuring(lab, node, lambda: bool(node.healed))
+        assert node.healed[0][0] == "bot/2"  # tried alone, for all of them
+
+    world(scenario, manifest=BOT)
+
+
+def test_what_died_of_a_release_that_is_wanted_no_more_is_no_common_cause() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await lab.apply(BOT.replace('"60"', '"61"'))
+        for agent in agents(lab):
+            await node.state(agent, AgentState.READY)
+        parent = await one_cause(lab, node)
+        assert parent.offer["command"] == "paddock rollback bot"
+        await lab.server.care.rollback("bot", by="ann")
+        await lab.until(lambda: common(lab) is None, "it is over")
+        await lab.clock.sleep(10.0)
+        found = (await lab.server.care.incidents(limit=1000)).items
+        assert [one.id for one in found if one.kind == "common-cause"] == [parent.id]
+        assert (await lab.server.care.incident(parent.id)).note == "bot is another version now: members go on"
 
     world(scenario, manifest=BOT)

@@ -219,10 +219,10 @@ def test_forecasts_are_acted_on_only_where_the_policy_recycles() -> None:
 
 def test_a_common_cause_holds_its_members_until_it_is_over() -> None:
     held = incident(parent="common.abc")
-    found, after = decide(held, world(parent_over=False), 0.0)
+    found, after = decide(held, world(held=True), 0.0)
     assert (found.why, after.state) == ("its common cause is dealt with first", IncidentState.HELD)
     assert isinstance(decide(after, world(), 1.0)[0], Act)
-    assert isinstance(decide(after, world(100, parent_over=False), 1.0)[0], Recovered)
+    assert isinstance(decide(after, world(100, held=True), 1.0)[0], Recovered)
 
 
 def test_who_is_wanted_no_more_closes() -> None:
@@ -279,7 +279,7 @@ def some_world(dice: random.Random, epoch: int) -> World:
         budget=refused if dice.random() < 0.3 else Answer(True),
         breaker=refused if dice.random() < 0.02 else Answer(True),
         steps_before=dice.randrange(2),
-        parent_over=dice.random() < 0.5,
+        held=dice.random() < 0.5,
     )
 
 

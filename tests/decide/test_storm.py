@@ -20,9 +20,11 @@ from paddock.decide.storm import (
     breaker,
     correlate,
     counts,
+    held_by_node,
     hold,
     may_start,
 )
+from paddock.model.agent import Event
 from paddock.model.incident import Incident, IncidentState, Outcome, StepTaken
 from paddock.model.policy import Action, Budget, Cause, Storm
 
@@ -51,6 +53,15 @@ def test_kills_from_outside_stable_agents_other_signatures_and_old_deaths_are_no
     assert hold(POLICY, [death(n, stable=True) for n in range(500)], 1.0) is None
     assert hold(POLICY, [death(n, signature=f"crash: {n}") for n in range(500)], 1.0) is None
     assert hold(POLICY, [death(n, n * 70.0) for n in range(500)], 499 * 70.0) is None
+
+
+def test_where_a_rollout_has_reached_two_agents_two_are_enough_and_one_never_is() -> None:
+    assert hold(POLICY, [death(0)], 0.0, reached=1) is None
+    held = hold(POLICY, [death(0), death(1)], 0.0, reached=2)
+    assert held is not None
+    assert held.agents == ["f/0", "f/1"]
+    assert hold(POLICY, [death(0), death(1)], 0.0, reached=3) is None
+    assert hold(POLICY, [death(n) for n in range(3)], 0.0, reached=200) is not None
 
 
 def test_one_canary_goes_and_later_the_next() -> None:
@@ -164,6 +175,19 @@ def test_an_open_common_cause_takes_up_single_later_ones() -> None:
     assert correlate(POLICY, [later], people, 901.0) == []
     found = correlate(POLICY, [later], people, 901.0, known=[first[0].name])
     assert [(one.name, one.members) for one in found] == [(first[0].name, [later.key])]
+
+
+def test_what_a_node_holds_is_a_common_cause_with_its_first_incident() -> None:
+    people = Population(fleets={"f": 100}, releases={"f@v2": 4})
+    data = {"signature": BAD, "agents": ["f/0", "f/1", "f/2"], "version": "v2"}
+    told = Event(at=100.0, kind="node.held", about="f", text="", data=data)
+    others = [incident(3, release="v1"), incident(4, fleet="g"), incident(5, cause=Cause.SLOW)]
+    assert held_by_node(told, others, people) is None
+    found = held_by_node(told, [*others, incident(2, signature=BAD)], people)
+    assert found is not None
+    assert (found.members, found.agents, found.share) == (["agent.f.2.1"], ["f/0", "f/1", "f/2"], 0.75)
+    [same] = correlate(POLICY, [incident(n, signature=BAD) for n in range(3)], people, 101.0)
+    assert (found.name, found.text) == (same.name, same.text)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("xyz"), st.sampled_from("fg")), max_size=25))

@@ -398,3 +398,58 @@ async def test_a_hold_of_which_nobody_is_left_is_over(world: World) -> None:
 
 def _parent(pid: int | None) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+LATE = "import sys, time\ntime.sleep(0.3 if sys.argv[1] == 'bad' else 1000)\nsys.exit('ValueError: no table prices')"
+"""Ready, and dead soon after."""
+
+
+def late(version: str, **settings: Any) -> FleetSpec:
+    settings = {"restart": Restart(stable_s=5.0, max=100, backoff_s_min=0.05), "policy": POLICY, **settings}
+    spec = script(LATE, version=version, **settings)
+    spec.command.append(version)
+    return spec
+
+
+async def test_a_release_that_dies_soon_after_it_was_ready_goes_to_a_quarter_and_no_further(world: World) -> None:
+    node = await world.node()
+    names = [str(number) for number in range(12)]
+    await world.place(late("good"), *names)
+    before = {name: await world.ready(f"tool/{name}") for name in names}
+    await world.place(late("bad"), *names)
+    dead = (await world.event("node.held", "tool")).data["agents"]
+    assert len(dead) == 3
+    canary = node.fleets.agents[dead[0]]
+    begun = canary.row.epoch
+    await world.until(lambda: canary.row.epoch > begun and canary.live is None, "a canary died")
+    well = [status for status in before.values() if status.id not in dead]
+    assert [await world.status(status.id) for status in well] == well
+
+    await world.place(late("good"), *names)
+    for agent in dead:
+        await world.ready(agent)
+    assert [await world.status(status.id) for status in well] == well
+
+
+async def test_a_release_that_was_held_and_is_mended_goes_through_the_fleet(world: World) -> None:
+    await world.node()
+    names = [str(number) for number in range(12)]
+    await world.place(script(RUNS, version="old", policy=POLICY), *names)
+    before = [await world.ready(f"tool/{name}") for name in names]
+    await world.place(bad(world), *names)
+    await world.event("node.held", "tool")
+    (world.folder / "good").touch()
+    for status in before:
+        assert (await world.ready(status.id, after=status.epoch)).template == "bad"
+    assert "is stable" in (await world.event("node.released", "tool")).text
+
+
+async def test_a_release_need_not_reach_three_agents_to_be_held(world: World) -> None:
+    """A quarter of eight are two, and the rollout waits for them."""
+    await world.node()
+    names = [str(number) for number in range(8)]
+    await world.place(script(RUNS, version="old", policy=POLICY), *names)
+    for name in names:
+        await world.ready(f"tool/{name}")
+    await world.place(bad(world), *names)
+    assert len((await world.event("node.held", "tool")).data["agents"]) == 2

@@ -22,7 +22,8 @@ Report = Callable[[int, int], None]
 def wait_fleets(
     api: Api, names: Collection[str], *, limit_s: float, stopped: Callable[[], bool] = lambda: False
 ) -> list[str]:
-    """Wait until every agent of these fleets is ready or has failed for good; returns a sentence for each problem."""
+    """Wait until every agent of these fleets is ready, as it is wanted now, or has failed for good; returns a sentence
+    for each problem."""
     if not names:
         return []
     end = time.monotonic() + limit_s
@@ -30,11 +31,11 @@ def wait_fleets(
     with progress("agents ready") as report:
         while True:
             fleets = [fleet for fleet in _items(api.get("/api/v1/fleets")) if fleet["name"] in names]
-            report(sum(min(fleet["ready"], fleet["wanted"]) for fleet in fleets), sum(f["wanted"] for f in fleets))
+            report(sum(map(_well, fleets)), sum(fleet["wanted"] for fleet in fleets))
             now = time.monotonic()
-            if all(_open(fleet) <= 0 for fleet in fleets) or stopped():
+            if all(_open(fleet) <= 0 and not fleet.get("outdated") for fleet in fleets) or stopped():
                 break
-            if all(_open(fleet, "failed") <= 0 for fleet in fleets):
+            if all(_open(fleet, "failed") <= 0 and not _rolls(fleet) for fleet in fleets):
                 settled_since = settled_since or now
                 if now - settled_since > SETTLED_S:
                     break
@@ -44,10 +45,10 @@ def wait_fleets(
                 return [
                     *problems(api, fleets),
                     *(
-                        f"{fleet['name']}: {fleet['ready']} of {fleet['wanted']} ready after {limit_s:.0f} s: "
+                        f"{fleet['name']}: {_well(fleet)} of {fleet['wanted']} ready after {limit_s:.0f} s: "
                         f"see 'paddock get agents --fleet {fleet['name']}'"
                         for fleet in fleets
-                        if _open(fleet) > 0
+                        if _open(fleet) > 0 or _rolls(fleet)
                     ),
                 ]
             time.sleep(POLL_S)
@@ -64,6 +65,17 @@ def _open(fleet: dict[str, Any], *ends: str) -> int:
     over = sum(states.get(state, 0) for state in ("quarantined", "stopped", *ends))
     missing = int(fleet["wanted"]) - int(fleet["ready"])
     return abs(missing) - int(over)
+
+
+def _well(fleet: dict[str, Any]) -> int:
+    """How many agents are ready and of the version that is wanted, at least."""
+    return max(0, min(int(fleet["ready"]), int(fleet["wanted"])) - int(fleet.get("outdated") or 0))
+
+
+def _rolls(fleet: dict[str, Any]) -> bool:
+    """Whether its new version is still on its way; agents that fail stop it."""
+    states = fleet.get("states") or {}
+    return bool(fleet.get("outdated")) and not any(states.get(state) for state in ("quarantined", "failed"))
 
 
 def problems(api: Api, fleets: Collection[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,7 @@ from paddock.control.health import HealthKeeper
 from paddock.control.incidents import Book
 from paddock.control.owner import Owner, within
 from paddock.control.reports import Reports
-from paddock.control.signs import Signs
+from paddock.control.signs import Found, Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
 from paddock.decide.ladder import by_hand
@@ -195,26 +195,18 @@ class Care:
         return healed
 
     async def _open_by_hand(self, agent: str, who: str) -> Incident:
-        now, status = self._core.clock.now(), self._core.mirror.agents[agent]
-        fleet, _, name = agent.partition("/")
-        opened = await self.book.begin(
-            Incident(
-                id=0,
-                key=f"agent.{fleet}.{name}.{status.epoch}.{int(now * 1000)}",
-                about=agent,
-                fleet=fleet,
-                node=status.node,
-                release=status.template,
-                cause=Cause.LOW_SCORE,
-                signature=f"{Cause.LOW_SCORE}: by hand",
-                title=f"{who} wants {agent} healed",
-                severity=Severity.INFO,
-                epoch=status.epoch,
-                sign_at=now,
-                opened_at=now,
-                next_at=now,
-            )
+        wish = Found(
+            about=agent,
+            fleet=agent.partition("/")[0],
+            epoch=self._core.mirror.agents[agent].epoch,
+            at=self._core.clock.now(),
+            cause=Cause.LOW_SCORE,
+            signature=f"{Cause.LOW_SCORE}: by hand",
+            title=f"{who} wants {agent} healed",
+            severity=Severity.INFO,
+            facts=[],
         )
+        opened = await self.signs.open(wish)
         if opened is None:
             raise Refused(f"{agent} is being healed by somebody else at this very moment; look at its incident")
         return opened
@@ -241,6 +233,7 @@ class Care:
         if event.kind.startswith(("fleet.", "node.started", "config.", "flag.")):
             self._lately.append(event)
         self.signs.happened(event)
+        self.common.happened(event)
 
     def _changes_of(self, fleet: str, node: str) -> list[Fact]:
         """Changes of the last hour that may be why."""

@@ -1,6 +1,7 @@
 """Common causes: many open incidents that are one. Single healing stops; what changed is named; undoing it is offered.
 
-    open incidents ──correlate──> opened, members held ──canary well · other release · all well · by hand──> over
+    open incidents ──correlate─┬─> opened, members held ──canary well · other release · all well · by hand──> over
+    a node holds a release ────┘      │
                                       └──a further member fits──> joined                (members go on by themselves)
 
 Level-triggered: every pass looks at all open incidents and makes members and parents be what `correlate` says.
@@ -17,7 +18,8 @@ import structlog
 from paddock.control.incidents import Book
 from paddock.control.mirror import Mirror
 from paddock.control.signs import policy_of
-from paddock.decide.storm import Common, Population, correlate
+from paddock.decide.storm import Common, Population, correlate, held_by_node
+from paddock.model.agent import Event
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.incident import Fact, Incident, IncidentState, Severity
 from paddock.model.policy import Cause
@@ -39,6 +41,8 @@ class CommonCauses:
         self._wake = asyncio.Event()
         self._parents: dict[str, None] = {}
         """Keys of the open common causes."""
+        self._holds: dict[tuple[str, str, str], Event] = {}
+        """fleet, version, node → what the node told when it began to hold that release."""
         book.on_change.append(self._changed)
         mirror.on_fleet.append(lambda fleet: self._wake.set() if self._parents else None)
 
@@ -58,9 +62,28 @@ class CommonCauses:
             if self._parents:
                 self._wake.set()  # a canary may be due, or all may be well
 
+    def happened(self, event: Event) -> None:
+        """A node has begun to hold a release, or has ended that."""
+        if event.kind not in ("node.held", "node.released"):
+            return
+        key = (event.about, str(event.data.get("version", "")), event.by)
+        if event.kind == "node.held":
+            self._holds[key] = event
+        else:
+            self._holds.pop(key, None)
+        self._wake.set()
+
     async def round(self) -> None:
         """Make it so, once."""
-        agents = [incident for incident in self._book.open.values() if incident.kind == "agent"]
+        agents = [
+            incident for incident in self._book.open.values() if incident.kind == "agent" and not self._past(incident)
+        ]
+        for release, event in list(self._holds.items()):
+            if not self._is_wanted(*release[:2]):
+                del self._holds[release]
+            elif common := held_by_node(event, agents, self._population()):
+                await self._make(common)
+                agents = [incident for incident in agents if incident.key not in common.members]
         by_policy: dict[str, list[Incident]] = {}
         for incident in agents:
             by_policy.setdefault(policy_of(self._mirror, incident.fleet).name, []).append(incident)
@@ -122,6 +145,14 @@ class CommonCauses:
             note="single healing is stopped; " + (_blame(changes) or "no change of the last hour explains it"),
         )
 
+    def _is_wanted(self, fleet: str, version: str) -> bool:
+        wanted = self._mirror.fleets.get(fleet)
+        return wanted is not None and wanted.spec.version == version
+
+    def _past(self, incident: Incident) -> bool:
+        """Whether it is of a release that is wanted no more: what that died of is no cause any more."""
+        return bool(incident.release) and not self._is_wanted(incident.fleet, incident.release)
+
     def _title(self, common: Common) -> str:
         return f"{len(common.agents)} agents fail for one reason: {common.kind} {common.value}"
 
@@ -139,8 +170,7 @@ class CommonCauses:
         now = self._clock.now()
         members = [incident for incident in self._book.open.values() if incident.parent == parent.key]
         canary = next((member for member in self._open_of(parent) if self._is_canary(parent, member)), None)
-        wanted = self._mirror.fleets.get(parent.fleet)
-        if parent.release and wanted is not None and wanted.spec.version != parent.release:
+        if parent.release and parent.fleet in self._mirror.fleets and self._past(parent):
             await self._end(parent, IncidentState.CLOSED, f"{parent.fleet} is another version now: members go on")
         elif not members and canary is None:
             await self._end(parent, IncidentState.RECOVERED, "none of its members is ill any more")
@@ -184,6 +214,8 @@ class CommonCauses:
         if incident.kind == "common-cause":
             if incident.state.over:
                 self._parents.pop(incident.key, None)
+                for release in [key for key in self._holds if key[:2] == (incident.fleet, incident.release)]:
+                    del self._holds[release]  # who ended it knows of that
             else:
                 self._parents[incident.key] = None
         self._wake.set()

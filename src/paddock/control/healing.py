@@ -25,6 +25,8 @@ from paddock.control.owner import each, within
 from paddock.control.signs import policy_of
 from paddock.control.vitals import VitalsBook
 from paddock.decide import ladder, storm
+from paddock.decide.health import HEALED_BY_NODE
+from paddock.decide.learn import HALF_LIFE_S
 from paddock.decide.signs import confirmed
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
@@ -41,7 +43,6 @@ AGAIN_S = 10.0
 """An open incident is looked at after so long, whatever happens."""
 UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
 TALLIES_S = 60.0
-HALF_LIFE_S = 14 * 86_400.0
 PEERS_MAX = 20
 STEPS_KEPT = 200
 """Ended steps that the breaker looks at."""
@@ -203,7 +204,7 @@ class Healer:
             budget=self._budget(incident, policy, now),
             breaker=storm.breaker([*self._ended, *self._pending()], now),
             steps_before=self._steps_before(incident, policy, now),
-            parent_over=not incident.parent or incident.parent not in self._book.open,
+            held=self._held(incident, status),
             tallies=self._tallies,
         )
 
@@ -215,6 +216,14 @@ class Healer:
         since = max((step.acted_at for step in incident.steps), default=incident.opened_at)
         facts, now = self._health.facts(incident.about), self._clock.now()
         return confirmed(incident.cause, wanted.spec, status, self._vitals.of(status), facts, since, now)
+
+    def _held(self, incident: Incident, status: AgentStatus | None) -> bool:
+        """By its common cause; or by its node, when no common cause has it tried alone."""
+        if incident.parent:
+            return incident.parent in self._book.open
+        if status is None or not status.reason.startswith(HEALED_BY_NODE):
+            return False
+        return not any(other.offer.get("canary") == incident.about for other in self._book.open.values())
 
     def _pending(self) -> list[StepTaken]:
         """Steps under way, of all incidents."""

@@ -53,6 +53,8 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: list[str]
     methods: list[str]
     version: str
+    outdated: int = 0
+    """Agents that run another version still: a rollout is on its way, or stopped."""
     spec: FleetSpec
     """With the values of secrets blanked."""
 

@@ -140,7 +140,7 @@ class Signs:
             if held.kind == "agent":
                 await self._continue(held, found)
                 return
-        await self._open(found)
+        await self.open(found)
 
     async def _continue(self, held: Incident, found: Found) -> None:
         """It is known to be ill; this is more of the same, or why a step did not help."""
@@ -156,13 +156,14 @@ class Signs:
             held = await self._book.note(held, fact)
         await self._book.note(held, facts[-1], **fields)
 
-    async def _open(self, found: Found) -> None:
+    async def open(self, found: Found) -> Incident | None:
+        """Open an incident, whatever else is open; None when its agent is gone, or this sign has opened one before."""
         now = self._clock.now()
         fleet, _, name = found.about.partition("/")
         status, wanted = self._mirror.agents.get(found.about), self._mirror.fleets.get(fleet)
         if status is None or wanted is None:
-            return
-        await self._book.begin(
+            return None
+        return await self._book.begin(
             Incident(
                 id=0,
                 key=f"agent.{fleet}.{name}.{found.epoch}.{int(found.at * 1000)}",

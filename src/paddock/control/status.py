@@ -90,6 +90,10 @@ class Status:
             capabilities=spec.capabilities,
             methods=[method.name for method in spec.methods or []],
             version=spec.version,
+            outdated=sum(
+                status.template not in ("", spec.version)
+                for status in self._mirror.by_fleet.get(spec.name, {}).values()
+            ),
             spec=views.blanked(spec),
         )
 

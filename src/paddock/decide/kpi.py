@@ -14,7 +14,7 @@ import msgspec
 
 from paddock.decide.explain import times
 from paddock.model.incident import Incident, IncidentState
-from paddock.model.kpi import LATENCY_BOUNDS_S, FleetPoint, Kpi, Slo
+from paddock.model.kpi import LATENCY_BOUNDS_S, FleetPoint, Kpi, Slo, Work
 from paddock.model.policy import Objective
 
 CLAIMS = {"availability": 0.999, "success": 0.99, "response": 1.0, "recover": 300.0}
@@ -36,18 +36,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cpus_max: float = 0.0
 
 
-class Total(msgspec.Struct, frozen=True, kw_only=True):
+class Total(Work, frozen=True, kw_only=True):
     """Points of one or several fleets, summed up."""
-
-    wanted_s: float = 0.0
-    ready_s: float = 0.0
-    done: int = 0
-    failed: int = 0
-    dead: int = 0
-    busy_s: float = 0.0
-    latency_s: float = 0.0
-    latencies: list[int] = []
-    owners: int = 0
 
     @property
     def availability(self) -> float | None:

@@ -7,7 +7,7 @@
      │        │   could not be done│ │rung, budget         │ no better by then
      │        └──no budget──┐      v │                     v
      │                      └────> waiting <───cool-down───┘
-     ├──one cause of many──> held ──parent is over──> as if open
+     ├──one cause of many──> held ──that is over──> as if open
      │
      └── no rung left, too many steps, too long, breaker, not to be healed ──> escalated ──well──> recovered
          wanted no more ──> closed                                              (from every state)
@@ -62,7 +62,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     breaker: Answer = YES
     steps_before: int = 0
     """Steps by the policy for this agent in other incidents within `Policy.window_s`."""
-    parent_over: bool = True
+    held: bool = False
+    """By a common cause: its parent, or its node, which starts none of its release but a canary."""
     tallies: Sequence[StepTally] = ()
 
 
@@ -131,10 +132,9 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         return _under_way(policy, incident, pending, world, now)
     if state is IncidentState.ESCALATED:
         return Wait(until=math.inf, why=incident.note, state=state)
-    if incident.parent and not world.parent_over:
+    if world.held:
         return Wait(until=math.inf, why="its common cause is dealt with first", state=IncidentState.HELD)
-    overdue = _overdue(policy, incident, now)
-    if overdue:
+    if overdue := _overdue(policy, incident, now):
         return Escalate(why=overdue)
     if state is IncidentState.WAITING and now < incident.next_at:
         return Wait(until=incident.next_at, why=incident.note)
@@ -142,8 +142,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         reflex = _reflex(policy, incident, world, now)
         if reflex is not None:
             return reflex
-    hopeless = _hopeless(policy, incident, world)
-    if hopeless:
+    if hopeless := _hopeless(policy, incident, world):
         return Escalate(why=hopeless)
     return _climb(policy, incident, world, now, dice)
 

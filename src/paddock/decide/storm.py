@@ -16,11 +16,13 @@ healer that does not help:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from paddock.decide.signature import digest, from_outside
+from paddock.model.agent import Event
 from paddock.model.incident import Incident, Outcome, StepTaken
 from paddock.model.policy import Budget, Storm
 
@@ -93,9 +95,10 @@ def counts(death: Death) -> bool:
     return not death.stable and not death.outside
 
 
-def hold(policy: Storm, deaths: Iterable[Death], now: float) -> Hold | None:
+def hold(policy: Storm, deaths: Iterable[Death], now: float, *, reached: float = math.inf) -> Hold | None:
     """Judge after each death whether to stop restarting. `deaths` are those remembered of one fleet and version on this
-    node, oldest first; older ones than `window_s` need not be. The share of the policy plays no part here: a node sees
+    node, oldest first; older ones than `window_s` need not be. `reached`: so many agents a rollout has brought this
+    version to; it waits for them, so more can not die of it. The share of the policy plays no part here: a node sees
     only its own agents, and those that run on go on."""
     alike: dict[str, dict[str, float]] = {}
     for death in deaths:
@@ -104,7 +107,7 @@ def hold(policy: Storm, deaths: Iterable[Death], now: float) -> Hold | None:
     if not alike:
         return None
     signature, agents = max(alike.items(), key=lambda item: len(item[1]))
-    if len(agents) < max(2, policy.failures):
+    if len(agents) < max(2, min(policy.failures, reached)):
         return None
     return Hold(signature=signature, agents=list(agents), since=now, canary_at=now + CANARY_S_MIN)
 
@@ -198,12 +201,31 @@ def correlate(
     return found
 
 
+def held_by_node(told: Event, incidents: Iterable[Incident], population: Population) -> Common | None:
+    """What a node holds has a common cause, however few incidents of it are open now: the node has seen enough agents
+    end alike. `told` is its event `node.held`. None: there is no incident of it yet."""
+    data = told.data
+    cause, version = str(data.get("signature", "")).partition(":")[0], str(data.get("version", ""))
+    members = [
+        incident
+        for incident in incidents
+        if (incident.kind, incident.fleet, incident.release, incident.cause) == ("agent", told.about, version, cause)
+    ]
+    if not members:
+        return None
+    return _common(("release", _release(members[0])), members, population, also=data.get("agents", ()))
+
+
+def _release(incident: Incident) -> str:
+    return f"{incident.fleet}@{incident.release} · {incident.cause}"
+
+
 def _groups(incidents: Sequence[Incident], population: Population) -> dict[tuple[str, str], list[Incident]]:
     groups: dict[tuple[str, str], list[Incident]] = {}
     for incident in incidents:
         keys = [("signature", incident.signature)]
         if incident.release:
-            keys.append(("release", f"{incident.fleet}@{incident.release} · {incident.cause}"))
+            keys.append(("release", _release(incident)))
         if incident.node and len(population.nodes) > 1:  # where all agents are on one, its name explains nothing
             keys.append(("node", incident.node))
         needs = population.depends.get(incident.fleet, [])
@@ -213,9 +235,12 @@ def _groups(incidents: Sequence[Incident], population: Population) -> dict[tuple
     return groups
 
 
-def _common(key: tuple[str, str], members: Sequence[Incident], population: Population) -> Common:
+def _common(
+    key: tuple[str, str], members: Sequence[Incident], population: Population, *, also: Iterable[str] = ()
+) -> Common:
+    """`also`: agents that it has hit, and of which no incident is open."""
     kind, value = key
-    agents = sorted({incident.about for incident in members})
+    agents = sorted({incident.about for incident in members} | set(also))
     size = max(_size(kind, value, members, population), len(agents))
     share = len(agents) / size
     what = {

@@ -14,12 +14,9 @@ LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 """Upper bounds of the histogram of response times, as Prometheus' default buckets, and on to minutes."""
 
 
-class FleetPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fleet did in `span_s` from `at`."""
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What was wanted and done in some time."""
 
-    fleet: str
-    at: float
-    span_s: float
     wanted_s: float = 0.0
     """Agent-seconds that were wanted …"""
     ready_s: float = 0.0
@@ -35,6 +32,14 @@ class FleetPoint(msgspec.Struct, frozen=True, kw_only=True):
     """How many of `done` took at most each of LATENCY_BOUNDS_S, and more than the last (not cumulative)."""
     owners: int = 0
     """Different owners (agents of a fleet with `owners`) that ended a task."""
+
+
+class FleetPoint(Work, frozen=True, kw_only=True):
+    """What a fleet did in `span_s` from `at`."""
+
+    fleet: str
+    at: float
+    span_s: float
 
 
 class StepTally(msgspec.Struct, frozen=True, kw_only=True):

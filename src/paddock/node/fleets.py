@@ -1,8 +1,12 @@
 """Which agents this node keeps, as its placements say; and how a new version goes through a fleet.
 
 placement ──names──> agents made, unwanted ones stopped
-    └──version──> outdated agents replaced, at most a quarter of the fleet at a time (at least one); the next
-                  follows when one of them is ready, so a version that does not become ready stops the rollout
+    └──version──> outdated agents replaced, at most a quarter of the fleet at a time (at least one)
+
+    first quarter ──one ready for SETTLE_S──> the next follows whenever one is ready ──> all
+              └──died: back first, and ready for as long──┘         └──died: it is waited for
+
+A version that does not become ready so stops the rollout, and one that is held (`storms.py`) goes to nobody else.
 """
 
 from __future__ import annotations
@@ -24,9 +28,12 @@ from paddock.node.supervisor import Supervised
 log = structlog.get_logger(__name__)
 
 SHARE = 0.25
+SETTLE_S = 2.0
+"""So long the first quarter is watched, or for its `stable_s` if that is less: what dies soon after it was ready."""
 DEATHS_MAX = 200
 """So many deaths of a fleet are remembered to find out which tasks are to blame."""
-RUNS = (AgentState.STARTING, AgentState.READY, AgentState.DEGRADED)
+DOWN = (AgentState.PENDING, AgentState.QUARANTINED)
+"""It died and is not back yet. Who ended for good holds no rollout up."""
 
 
 class FleetHere:
@@ -38,6 +45,10 @@ class FleetHere:
         self.outdated: dict[str, None] = {}
         """Running agents of an older version, in the order in which they will be replaced."""
         self.renewing: set[str] = set()
+        """Replaced, and not ready yet."""
+        self.begun = self.proven = ""
+        """The versions that the first quarter was replaced by last, and that was ready for long enough."""
+        self.settling = False
         self.deaths: deque[Death] = deque(maxlen=DEATHS_MAX)
         """Of agents that held tasks."""
 
@@ -124,6 +135,21 @@ class Fleets:
         if agent.state is AgentState.READY and agent.version == here.spec.version:
             here.renewing.discard(agent.name)
             here.outdated.pop(agent.name, None)
+            if here.outdated and here.proven != here.spec.version:
+                self._settle(here)
+            self._roll(here)
+        elif here.outdated and agent.state in DOWN and agent.version == here.spec.version:
+            here.renewing.add(agent.name)
+
+    def reached(self, fleet: str) -> float:
+        """How many agents its version was brought to, or is being brought to; infinite: to all."""
+        here = self.fleets.get(fleet)
+        return len(here.agents) - len(here.outdated) if here is not None and here.outdated else math.inf
+
+    def released(self, fleet: str) -> None:
+        """Its version is held no more: a rollout may go on."""
+        here = self.fleets.get(fleet)
+        if here is not None:
             self._roll(here)
 
     def members(self, fleet: str) -> dict[str, Supervised] | None:
@@ -193,10 +219,29 @@ class Fleets:
         """Note whether a running agent is of an older version."""
         if agent.wanted and agent.version not in ("", here.spec.version):  # "": found without a journal
             here.outdated[agent.name] = None
+            here.renewing.discard(agent.name)  # it was on its way to a version that is wanted no more
         else:
             here.outdated.pop(agent.name, None)
 
+    def _settle(self, here: FleetHere) -> None:
+        version, here.settling = here.spec.version, True
+
+        def settled(late_s: float) -> None:
+            here.settling = False
+            if any(agent.state is AgentState.READY and agent.version == version for agent in here.agents.values()):
+                here.proven = version
+            self._roll(here)
+
+        settle_s = min(SETTLE_S, here.spec.restart.stable_s)
+        self._host.deadlines.set((here.spec.name, "settled"), settle_s, settled)
+
     def _roll(self, here: FleetHere) -> None:
+        if self._host.storms.held(here.spec):
+            return
+        if here.outdated and here.proven != here.spec.version:
+            if here.begun == here.spec.version and (here.renewing or here.settling):
+                return
+            here.begun = here.spec.version
         at_once = max(1, int(len(here.agents) * SHARE))
         while here.outdated and len(here.renewing) < at_once and not self.stopping:
             name = next(iter(here.outdated))

@@ -15,7 +15,6 @@ import msgspec
 
 from paddock.decide import storm
 from paddock.model.fleet import FleetSpec
-from paddock.model.policy import Storm
 from paddock.node.publisher import Publisher
 from paddock.ports.clock import Clock
 
@@ -52,10 +51,17 @@ class Storms:
     """All times are monotonic."""
 
     def __init__(
-        self, clock: Clock, publisher: Publisher, agents: Callable[[str], Mapping[str, Member] | None]
+        self,
+        clock: Clock,
+        publisher: Publisher,
+        agents: Callable[[str], Mapping[str, Member] | None],
+        reached: Callable[[str], float],
+        released: Callable[[str], None],
     ) -> None:
-        """`agents`: fleet → its agents on this node, by their ids."""
-        self._clock, self._publisher, self._agents = clock, publisher, agents
+        """`agents`: fleet → its agents on this node, by their ids; `reached`: fleet → see `storm.hold`; `released` is
+        told a fleet that is held no more."""
+        self._clock, self._publisher = clock, publisher
+        self._agents, self._reached, self._released = agents, reached, released
         self._releases: dict[tuple[str, str], _Release] = {}
 
     def died(
@@ -65,14 +71,14 @@ class Storms:
         release = self._releases.setdefault((spec.name, version), _Release())
         release.deaths.pop(death.agent, None)
         release.deaths[death.agent] = death, tasks
-        if release.hold is not None and blamed and self._judge(release, spec.policy.storm, blamed) is None:
+        if release.hold is not None and blamed and self._judge(release, spec, version, blamed) is None:
             self._release(spec.name, version, "tasks are to blame")
         elif release.hold is not None:
             before, release.hold = release.hold, storm.after_held_death(release.hold, death, death.at)
             self._hold(spec.name, release.hold, [agent for agent in release.hold.agents if agent not in before.agents])
             self._look(spec.name, {release.hold.canary, before.canary, death.agent})
         elif storm.counts(death) and not tasks & blamed:
-            hold = release.hold = self._judge(release, spec.policy.storm, blamed)
+            hold = release.hold = self._judge(release, spec, version, blamed)
             if hold is not None:
                 data = {"signature": hold.signature, "agents": hold.agents, "version": version}
                 text = f"{spec.name}: {hold.text}; but for one at a time they are not started again"
@@ -97,6 +103,11 @@ class Storms:
         """Why it is held; empty when it is not."""
         release = self._releases.get((member.spec.name, member.spec.version))
         return release.hold.text if release is not None and release.hold is not None else ""
+
+    def held(self, spec: FleetSpec) -> bool:
+        """Whether this version is held: it goes to no further agent."""
+        release = self._releases.get((spec.name, spec.version))
+        return release is not None and release.hold is not None
 
     def holds(self, member: Member, version: str) -> bool:
         """Whether it is news for a hold when this agent becomes stable."""
@@ -133,11 +144,13 @@ class Storms:
             self._release(name, version, "another version is wanted")
             del self._releases[name, version]
 
-    def _judge(self, release: _Release, policy: Storm, blamed: frozenset[str]) -> storm.Hold | None:
+    def _judge(self, release: _Release, spec: FleetSpec, version: str, blamed: frozenset[str]) -> storm.Hold | None:
+        policy = spec.policy.storm
         if release.hold is not None:
             policy = msgspec.structs.replace(policy, window_s=math.inf)
         deaths = [death for death, tasks in release.deaths.values() if not tasks & blamed]
-        return storm.hold(policy, deaths, self._clock.monotonic())
+        reached = self._reached(spec.name) if version == spec.version else math.inf
+        return storm.hold(policy, deaths, self._clock.monotonic(), reached=reached)
 
     def _release(self, fleet: str, version: str, why: str) -> None:
         release = self._releases[fleet, version]
@@ -150,6 +163,7 @@ class Storms:
         for member in (self._agents(fleet) or {}).values():
             if member.spec.version == version:
                 member.released()
+        self._released(fleet)
 
     def _hold(self, fleet: str, hold: storm.Hold, agents: Iterable[str]) -> None:
         members = self._agents(fleet) or {}

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from paddock.decide.learn import Tried, tally
 from paddock.model.health import HealthPoint
 from paddock.model.incident import Incident, Outcome
 from paddock.model.kpi import FleetPoint, StepTally
@@ -52,23 +53,11 @@ class History:
     def tallies(self, now: float, *, half_life_s: float) -> Sequence[StepTally]:
         with self._reading() as connection:
             found = connection.execute(queries.list_steps(now - half_life_s * 10)).all()
-        sums: dict[tuple[str, str, str], list[float]] = {}
-        for signature, cause, action, helped, took_s, at in found:
-            weight = 0.5 ** (max(0.0, now - at) / half_life_s)
-            held = sums.setdefault((signature, cause, action), [0.0, 0.0, 0.0])
-            held[0 if helped else 1] += weight
-            held[2] += weight * took_s if helped else 0.0
-        return [
-            StepTally(
-                signature=signature,
-                cause=cause,
-                action=action,
-                helped=helped,
-                failed=failed,
-                took_s=took_s / helped if helped else 0.0,
-            )
-            for (signature, cause, action), (helped, failed, took_s) in sums.items()
-        ]
+        tried = (
+            Tried(signature=signature, cause=cause, action=action, helped=bool(helped), took_s=took_s, at=at)
+            for signature, cause, action, helped, took_s, at in found
+        )
+        return tally(tried, now, half_life_s=half_life_s)
 
     def health(self, agent: str, since: float) -> Sequence[HealthPoint]:
         with self._reading() as connection:
