@@ -107,7 +107,7 @@ def test_a_record_that_is_locked_for_long_loses_no_row(lab: Installation, databa
 
 def damage(database: sqlite3.Connection, path: Path) -> None:
     """Garbage over the first page of the table of tasks, and whoever has it in memory is made to read it again."""
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    until(lambda: database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, what="all is in the file")
     page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
     page = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'tasks'").fetchone()[0]
     with path.open("r+b") as file:
