@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from paddock.agent import Agent, Retry, TaskError, task
+from paddock.agent.clock import HostClock
 from paddock.fabric import subjects
 from paddock.model.fleet import Health
 from paddock.model.task import PAYLOAD_BYTES_MAX, TaskResult, TaskState
@@ -446,6 +447,24 @@ async def test_a_task_in_hand_that_is_handed_out_again_runs_once(world: World) -
     await until(lambda: not runner._worker._held, "both are over")
     assert (await world.result(task)).result == 1
     assert Counting.runs == 1
+
+
+async def test_how_long_a_task_took_is_told_rightly_though_the_clock_was_set_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would seem to be a slow agent, whose health is bad."""
+    await world.agent(Counting)
+    for jump_s in (-3600.0, 86_400.0):
+        waiting = await world.put("wait")
+        await until(lambda: Counting.runs, "it runs")
+        monkeypatch.setattr(HostClock, "now", lambda self, jump_s=jump_s: time.time() + jump_s)
+        Counting.gate.set()
+        result = await world.result(waiting)
+        assert 0 <= result.finished_at - result.started_at < 3600.0
+        assert abs(result.finished_at - time.time() - jump_s) < 3600.0  # when it ended is said by the clock as it is
+        monkeypatch.undo()
+        Counting.runs = 0
+        Counting.gate.clear()
 
 
 class Counting(Agent):

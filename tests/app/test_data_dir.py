@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from paddock.app.data import DataDir, Locked, explain, locate, write_atomically
@@ -175,6 +176,14 @@ def test_a_reused_pid_is_not_taken_for_the_role(data: DataDir) -> None:
     write_atomically(
         data.run / "server.json", json.dumps({"pid": running.pid, "start_ticks": running.start_ticks - 1}).encode()
     )
+    assert data.running("server") is None
+
+
+def test_who_ran_before_the_host_was_started_anew_is_not_taken_for_the_role(data: DataDir) -> None:
+    """Pids and ticks begin anew then: both may be another's by chance."""
+    running = data.announce("server", url="http://x")
+    assert data.running("server") == running
+    write_atomically(data.run / "server.json", msgspec.json.encode(msgspec.structs.replace(running, boot="earlier")))
     assert data.running("server") is None
 
 

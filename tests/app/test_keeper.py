@@ -295,3 +295,16 @@ def test_a_role_gets_a_session_of_its_own_and_a_large_log_is_set_aside(
     os.waitpid(child, 0)
     assert json.loads(log.read_text()) == [child, child]
     assert (tmp_path / "x.log.1").read_text() == "old lines"
+
+
+def test_what_is_spawned_holds_nothing_that_its_starter_held(tmp_path: Path) -> None:
+    """A lock (`flock FILE paddock up --detach`) or a pipe would be held for as long as it runs."""
+    script = "import os; print(sorted(os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')))"
+    with (tmp_path / "lock").open("w") as lock, (tmp_path / "report").open("w") as report:
+        for file in (lock, report):
+            os.set_inheritable(file.fileno(), True)
+        child = spawn([sys.executable, "-c", script], tmp_path / "log", kept=[report.fileno()])
+        assert os.waitpid(child, 0)[1] == 0
+    held = (tmp_path / "log").read_text()
+    assert str(tmp_path / "report") in held
+    assert str(tmp_path / "lock") not in held

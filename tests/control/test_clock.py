@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
@@ -101,3 +102,31 @@ def test_a_schedule_goes_on_after_a_day_ahead_was_taken_back() -> None:
         assert len({task.id for task in tasks}) == len(tasks)
 
     world(scenario, manifest=CRON)
+
+
+def test_a_schedule_by_the_minute_goes_on_when_the_clock_is_set_back_an_hour() -> None:
+    async def scenario(lab: World) -> None:
+        await asyncio.sleep(3600.0)
+        before = len(await lab.queued())
+        lab.clock.jump(-HOUR_S)
+        await asyncio.sleep(1800.0)
+        await lab.replace()  # the next server knows of it
+        await asyncio.sleep(1800.0)
+        tasks = await lab.queued()
+        assert len(tasks) == before + 6
+        assert len({task.id for task in tasks}) == len(tasks)
+
+    world(scenario, manifest=CRON)
+
+
+def test_a_time_of_the_day_that_comes_twice_fires_once() -> None:
+    async def scenario(lab: World) -> None:
+        at = datetime.fromtimestamp(lab.clock.now() + 1800.0, UTC)
+        await lab.apply(CRON.replace("*/10 * * * *", f"{at.minute} {at.hour} * * *"))
+        await asyncio.sleep(3000.0)
+        assert len(await lab.queued()) == 1
+        lab.clock.jump(-HOUR_S)
+        await asyncio.sleep(6000.0)
+        assert len(await lab.queued()) == 1
+
+    world(scenario)

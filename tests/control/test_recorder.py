@@ -14,7 +14,7 @@ from paddock.fabric import subjects
 from paddock.model.agent import Event
 from paddock.model.errors import Unavailable
 from paddock.model.task import Task, TaskState
-from paddock.ports.record import Batch
+from paddock.ports.record import Batch, RecordDamaged
 from paddock.record.sql import SqlRecord
 from paddock.testing.loop import run
 
@@ -141,6 +141,27 @@ def test_a_row_that_the_record_cannot_take_does_not_hold_up_the_others() -> None
         await lab.until(lambda: lab.record.task("r4") is not None, "the last is written")
         assert [task_id for task_id in ids if lab.record.task(task_id) is None] == ["r2"]
         assert (await lab.server.task(task.id)).state is TaskState.QUEUED
+
+    world(scenario)
+
+
+def test_while_the_record_is_damaged_no_row_is_left_out_of_it() -> None:
+    async def scenario(lab: World) -> None:
+        record = await shaky(lab)
+        record.fail = lambda batch: RecordDamaged("the record is damaged") if batch.queued or batch.results else None
+        view = await lab.submit()
+        await lab.work()
+        assert (await lab.server.wait(view.id, 30.0)).state is TaskState.DONE
+        event = Event(at=lab.clock.now(), kind="agent.died", about="critic/0", text="it died")
+        await lab.fabric.store(subjects.event(event.kind, event.about), msgspec.json.encode(event))
+        await asyncio.sleep(60.0)
+        assert (await lab.server.ready())["record"] == "the record is damaged"
+        record.fail = lambda batch: None
+        await lab.until(lambda: bool(lab.record.events(about="critic/0").items), "all are written")
+        recorded = lab.record.task(view.id)
+        assert recorded is not None
+        assert recorded.state is TaskState.DONE
+        assert (await lab.server.ready())["record"] == "ok"
 
     world(scenario)
 

@@ -111,10 +111,14 @@ def test_states_cap_it() -> None:
 
 
 def test_old_vitals_say_only_that_they_are_old() -> None:
-    seen = msgspec.structs.replace(vitals(probes={"http": failing(3)}), at=NOW - STALE_S - 1)
-    found = judge(seen)
+    seen = vitals(probes={"http": failing(3)})
+    found = judge(seen, Facts(measured_ago_s=STALE_S + 1))
     assert found.score >= POLICY.scoring.recovered_at
     assert found.because == ["nothing was measured for 181 s"]
+
+
+def test_vitals_are_not_old_because_a_clock_was_set() -> None:
+    assert judge(msgspec.structs.replace(vitals(), at=NOW - 86_400.0)).because == []
 
 
 def test_a_band_is_left_only_after_steady_evaluations_in_a_row() -> None:

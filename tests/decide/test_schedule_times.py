@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddock.decide.schedule import due, fire_id, next_fire, unknown_methods
+from paddock.decide.schedule import by_elapsed_time, due, fire_id, next_fire, unknown_methods
 from paddock.model.fleet import FleetSpec, Method, Schedule
 from paddock.model.names import check_task_id
 
@@ -106,6 +106,20 @@ def test_ids_are_good_task_ids_and_the_same_for_the_same_time() -> None:
     assert check_task_id(long) == fire_id("f" * 63, "s" * 63, 1_790_000_000.0)
     ids = {fire_id("a", "b", 60.0), fire_id("a", "b", 120.0), fire_id("a", "c", 60.0), fire_id("b", "b", 60.0)}
     assert len(ids) == 4
+
+
+def test_a_time_that_comes_again_after_the_clock_was_set_back_has_another_id() -> None:
+    ids = [fire_id("a", "b", 60.0), *(fire_id("a", "b", 60.0, turn) for turn in range(3))]
+    assert ids[0] == ids[1]
+    assert len({check_task_id(name) for name in ids}) == 3
+
+
+@pytest.mark.parametrize(
+    ("cron", "elapsed"),
+    [("* * * * *", True), ("*/5 3 * * *", True), ("7 * * * *", True), ("0 3 * * *", False), ("5,35 1-4 * * *", False)],
+)
+def test_what_comes_by_the_hour_or_minute_goes_by_elapsed_time(cron: str, elapsed: bool) -> None:
+    assert by_elapsed_time(schedule(cron)) is elapsed
 
 
 def test_schedules_of_unknown_methods_are_named_once_the_methods_are_known() -> None:

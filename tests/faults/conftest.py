@@ -6,8 +6,9 @@ What a machine does not permit (a mount, a cgroup) is done in a weaker way that 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,19 @@ def memory_limit(pid: int, limit_bytes: int) -> Iterator[str]:
                 (root / "cgroup.procs").write_text(left)
             until(lambda: not (group / "cgroup.procs").read_text(), what="the cgroup is empty")
             group.rmdir()
+
+
+@contextmanager
+def no_growth(pids: Iterable[int]) -> Iterator[None]:
+    """Every write of these processes that makes a file larger fails meanwhile (EFBIG; to SQLite a disk I/O error)."""
+    hard = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE)[1] for pid in pids}
+    for pid, limit in hard.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, limit))
+    try:
+        yield
+    finally:
+        for pid, limit in hard.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
 
 
 DISK_BYTES = 64 * 1024 * 1024

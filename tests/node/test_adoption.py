@@ -86,7 +86,7 @@ async def test_what_died_while_the_node_was_away_is_noticed_and_its_tasks_return
     await world.node()
     after = await world.ready("crew/0", after=before.epoch)
     assert after.last_exit is not None
-    assert after.last_exit.reason == "it ended while its node was away"
+    assert after.last_exit.reason == "it ended while its node was away, exit status unknown"
     assert (after.last_exit.exit.code, after.last_exit.exit.signal) == (None, None)
     assert after.last_exit.tasks == ["T1"]
     assert await world.handed_out_again() == "work.x.p2.T1"

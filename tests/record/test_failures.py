@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -170,6 +171,57 @@ def read_everything(path: Path) -> None:
         record.apply(Batch(queued=[task("one more")]))
     finally:
         record.close()
+
+
+def test_a_file_that_is_damaged_in_use_is_away_until_it_is_mended(sqlite_path: Path) -> None:
+    """Not final to who has it open: else its rows would count as refused, and be lost."""
+    record = open_sqlite(sqlite_path)
+    record.apply(Batch(queued=[task("before")], cursors={"WORK": 1}))
+    other = sqlite3.connect(sqlite_path, isolation_level=None)
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    page_bytes = other.execute("PRAGMA page_size").fetchone()[0]
+    page = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'tasks'").fetchone()[0]
+    place = slice((page - 1) * page_bytes, page * page_bytes)
+    good = sqlite_path.read_bytes()[place]
+    overwrite(sqlite_path, place.start, b"\xff" * page_bytes)
+    other.execute("PRAGMA user_version = 0")  # so that nobody's memory of the page counts
+
+    with pytest.raises(Unavailable, match=r"is damaged \(database disk image is malformed\).*move it away"):
+        record.apply(Batch(queued=[task("later")], cursors={"WORK": 2}))
+    assert record.cursor("WORK") == 1
+
+    overwrite(sqlite_path, place.start, good)
+    other.execute("PRAGMA user_version = 0")
+    other.close()
+    record.apply(Batch(queued=[task("later")], cursors={"WORK": 2}))
+    assert {view.id for view in record.tasks().items} == {"before", "later"}
+    record.close()
+
+
+def overwrite(path: Path, at: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(content)
+
+
+def test_a_disk_that_gives_errors_is_unavailable_and_nothing_is_half_applied(sqlite_path: Path) -> None:
+    record = open_sqlite(sqlite_path)
+    record.apply(Batch(queued=[task("before")], cursors={"WORK": 1}))
+    batch = Batch(queued=[task(f"t{i}", args={"x": "y" * 5000}) for i in range(200)], cursors={"WORK": 201})
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sqlite_path.with_name("record.db-wal").stat().st_size, limits[1]))
+    try:
+        with pytest.raises(Unavailable, match=r"the disk gave an error \(disk I/O error\)"):
+            record.apply(batch)
+        assert record.cursor("WORK") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert record.counts() == {("critic", "queued"): 1}
+    record.apply(batch)
+    assert record.cursor("WORK") == 201
+    record.close()
 
 
 def test_a_moved_file_is_noticed(sqlite_path: Path) -> None:

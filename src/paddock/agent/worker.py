@@ -16,6 +16,7 @@ from itertools import takewhile
 import msgspec
 
 from paddock.agent.call import Call, Caller, Outcome
+from paddock.agent.clock import HostClock
 from paddock.agent.context import Context
 from paddock.agent.nodelink import NodeLink
 from paddock.agent.owner import Owner
@@ -41,8 +42,9 @@ LOOK_S_MIN, LOOK_S_MAX = 0.02, 0.5
 class Held:
     """One task in hand."""
 
-    def __init__(self, delivery: Delivery, task: Task, started_at: float) -> None:
-        self.delivery, self.task, self.started_at = delivery, task, started_at
+    def __init__(self, delivery: Delivery, task: Task, clock: HostClock) -> None:
+        self.delivery, self.task = delivery, task
+        self.started_at, self._clock, self._began = clock.now(), clock, clock.monotonic()
         self.call: Call | None = None
         self.cancelled = False
         self.put_back = False
@@ -54,6 +56,12 @@ class Held:
     @property
     def stopped(self) -> bool:
         return self.cancelled or self.put_back
+
+    def times(self) -> tuple[float, float]:
+        """When it began and when it ends now, both by the clock as it is now: it may have been set meanwhile, and how
+        long a task took must not be told wrongly for that."""
+        now = self._clock.now()
+        return now - (self._clock.monotonic() - self._began), now
 
 
 class Worker:
@@ -84,7 +92,7 @@ class Worker:
     def take(self, delivery: Delivery) -> None:
         """Start on a hand-out; the caller saw a free slot."""
         self._busy += 1
-        held = Held(delivery, self._decode(delivery), self._context.clock.now())
+        held = Held(delivery, self._decode(delivery), self._context.clock)
         self._held[id(held)] = held
         self._owner.start(f"task-{held.task.id}", self._serve(held))
 
@@ -268,7 +276,7 @@ class Worker:
         value: Outcome | None = None,
         error: TaskFailure | None = None,
     ) -> TaskResult:
-        task = held.task
+        task, (started_at, finished_at) = held.task, held.times()
         return TaskResult(
             id=task.id,
             fleet=self._context.fleet,
@@ -283,8 +291,8 @@ class Worker:
             args=task.args,
             submitted_at=task.submitted_at,
             submitted_by=task.submitted_by,
-            started_at=held.started_at,
-            finished_at=self._context.clock.now(),
+            started_at=started_at,
+            finished_at=finished_at,
             kept_s=task.kept_s,
             timeout_s=task.timeout_s,
             max_attempts=task.max_attempts,

@@ -30,6 +30,7 @@ from paddock.app.process import is_alive, start_ticks
 from paddock.app.room import no_room
 from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
+from paddock.runtimes.boot import boot_id
 
 FORMAT = 1
 MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
@@ -55,11 +56,13 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     start_ticks: int
+    boot: str = ""
+    """Of which start of the host: pids and ticks begin anew with each."""
     url: str = ""
 
     @property
     def alive(self) -> bool:
-        return is_alive(self.pid, self.start_ticks)
+        return self.boot in ("", boot_id()) and is_alive(self.pid, self.start_ticks)
 
 
 def explain(error: OSError, path: Path) -> DataDirError:
@@ -176,7 +179,7 @@ class DataDir:
     def announce(self, role: str, *, url: str = "", pid: int | None = None) -> Running:
         """Write who runs a role and where it listens; once more when the address is known only later."""
         pid = pid or os.getpid()
-        running = Running(pid=pid, start_ticks=start_ticks(pid) or 0, url=url)
+        running = Running(pid=pid, start_ticks=start_ticks(pid) or 0, boot=boot_id(), url=url)
         write_atomically(self.run / f"{role}.json", msgspec.json.encode(running))
         return running
 

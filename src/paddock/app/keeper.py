@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -335,8 +335,9 @@ def last_lines(path: Path, count: int) -> list[str]:
         return []
 
 
-def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = None) -> int:
-    """Start a process that is nobody's: own session, no terminal, no inherited file; its output is appended to `log`.
+def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = None, kept: Collection[int] = ()) -> int:
+    """Start a process that is nobody's: own session, no terminal, no inherited file but `kept`; its output is appended
+    to `log`.
 
     posix_spawn rather than subprocess: the process is to outlive us, and nobody here holds an object for it."""
     try:
@@ -351,6 +352,7 @@ def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = Non
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
+                *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in kept),
             ],
             setsid=True,
             setsigmask=[],
@@ -358,3 +360,14 @@ def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = Non
         )
     except OSError as error:
         raise explain(error, log) from error
+
+
+def _inheritable() -> list[int]:
+    """What whoever started us let us inherit, such as a lock or a pipe: held by a process that stays, it would be held
+    for ever."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the listing itself had one
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+    return found

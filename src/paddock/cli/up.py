@@ -186,7 +186,7 @@ def launch(data: DataDir, *, port: int, durability: str, say: Say) -> None:
     log = data.log_file("keeper")
     try:
         options = ("--port", str(port), "--durability", durability, "--report-fd", str(write_end))
-        pid = spawn(role_command(data, "keeper", *options), log)
+        pid = spawn(role_command(data, "keeper", *options), log, kept=[write_end])
     finally:
         os.close(write_end)
     try:

@@ -13,7 +13,7 @@ import structlog
 from paddock.control.mirror import CronMark, Mirror
 from paddock.control.owner import Wake
 from paddock.control.recorder import Recorder
-from paddock.decide.schedule import due, fire_id, next_fire
+from paddock.decide.schedule import by_elapsed_time, due, fire_id, next_fire
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.fleet import FleetSpec, Schedule
@@ -28,7 +28,9 @@ TICK_S_MAX = 5.0
 RETRY_S = 1.0
 AHEAD_S_MAX = 2 * 3600.0
 """A mark further in the future was made while the clock was set ahead by mistake. One less far stands: the clock was
-set back a little, and each time of its face fires once."""
+set back a little, and each time of its face fires once; but see `by_elapsed_time`."""
+BACK_S_MIN = 60.0
+"""A smaller step back is the clock's own correction."""
 
 
 class Crons:
@@ -72,18 +74,22 @@ class Crons:
         now = self._clock.now()
         for schedule in spec.schedules:
             known = self._mirror.crons.get((spec.name, schedule.name))
-            if known is None or known.at > now + AHEAD_S_MAX:
-                await self._mark(spec.name, schedule.name, now)  # seen first: nothing before this was missed
+            if known is None:
+                await self._mark(spec.name, schedule.name, CronMark(now))  # seen first: nothing before this was missed
+            elif by_elapsed_time(schedule) and known.at > now + BACK_S_MIN:
+                await self._mark(spec.name, schedule.name, CronMark(now, known.turn + 1))
+            elif known.at > now + AHEAD_S_MAX:
+                await self._mark(spec.name, schedule.name, CronMark(now, known.turn))
             mark = self._mirror.crons.get((spec.name, schedule.name), CronMark(now))
             for _, fire_at in due([schedule], mark.at, now):
-                await self._fire(spec.name, schedule, fire_at)
+                await self._fire(spec.name, schedule, CronMark(fire_at, mark.turn))
         now = self._clock.now()
         soonest = min(next_fire(schedule, now) for schedule in spec.schedules)
         return min(TICK_S_MAX, max(0.0, soonest - now))
 
-    async def _fire(self, fleet: str, schedule: Schedule, fire_at: float) -> None:
+    async def _fire(self, fleet: str, schedule: Schedule, mark: CronMark) -> None:
         task = Task(
-            id=fire_id(fleet, schedule.name, fire_at),
+            id=fire_id(fleet, schedule.name, mark.at, mark.turn),
             fleet=fleet,
             method=schedule.method,
             args=schedule.args,
@@ -98,10 +104,10 @@ class Crons:
                 self._recorder.queued(task)
             except Conflict:
                 pass  # fired by a run that was cut short before its mark
-        await self._mark(fleet, schedule.name, fire_at)
+        await self._mark(fleet, schedule.name, mark)
 
-    async def _mark(self, fleet: str, name: str, at: float) -> None:
-        seq = await self._fabric.store(_key(fleet, name), msgspec.json.encode(CronMark(at)))
+    async def _mark(self, fleet: str, name: str, mark: CronMark) -> None:
+        seq = await self._fabric.store(_key(fleet, name), msgspec.json.encode(mark))
         await self._mirror.seen(seq)
 
     async def _forget(self) -> None:

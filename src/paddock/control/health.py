@@ -188,6 +188,7 @@ class HealthKeeper:
         while held.deaths and now - held.deaths[0] > DEATHS_S:
             held.deaths.popleft()
         return Facts(
+            measured_ago_s=self._vitals.age_s(status.id),
             deaths=len(held.deaths),
             tasks_done=int(held.work.done),
             tasks_failed=int(held.work.failed),

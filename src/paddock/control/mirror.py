@@ -49,6 +49,8 @@ class CronMark(msgspec.Struct, frozen=True):
     """When a schedule fired last: the key `cron.<fleet>.<name>` of the bucket `wanted`."""
 
     at: float
+    turn: int = 0
+    """How often the clock was set back behind `at`: times of its face that come again are others then."""
 
 
 class Former(msgspec.Struct, frozen=True):

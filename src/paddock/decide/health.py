@@ -63,6 +63,8 @@ HEALED_BY_NODE = "common cause"
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one agent besides its status and vitals."""
 
+    measured_ago_s: float = 0.0
+    """How old its vitals are. Not by the clocks that they and we are told the time by: those may be set, or differ."""
     deaths: int = 0
     """Ends of incarnations that nobody asked for, in the last DEATHS_WINDOW_S."""
     tasks_done: int = 0
@@ -112,9 +114,9 @@ def score(
         because.append((100.0 - cap, status.reason or f"it is {state}"))
     endpoint = mesh = response = resources = competence = None
     weights = scoring.weights
-    if vitals is not None and now - vitals.at > STALE_S:
+    if vitals is not None and facts.measured_ago_s > STALE_S:
         mesh = 0.5
-        because.append((weights.mesh / 2, f"nothing was measured for {now - vitals.at:.0f} s"))
+        because.append((weights.mesh / 2, f"nothing was measured for {facts.measured_ago_s:.0f} s"))
         vitals = None
     elif vitals is not None:
         if vitals.probes:

@@ -38,10 +38,17 @@ def due(schedules: Sequence[Schedule], last: float, now: float) -> list[tuple[Sc
     return sorted(found, key=lambda pair: (pair[1], pair[0].name))
 
 
-def fire_id(fleet: str, schedule_name: str, fire_at: float) -> str:
-    """The task's id: the same for the same time, so that two servers or a repeated start submit it once."""
+def by_elapsed_time(schedule: Schedule) -> bool:
+    """Whether it is one by the hour or minute. Of a fixed time of the day it matters what the clock says; of these how
+    long ago the last one was, so a clock that is set back does not hold them up."""
+    return any(field.startswith("*") for field in schedule.cron.split()[:2])
+
+
+def fire_id(fleet: str, schedule_name: str, fire_at: float, turn: int = 0) -> str:
+    """The task's id: the same for the same time, so that two servers or a repeated start submit it once. `turn` tells
+    apart times that come again after the clock was set back."""
     digest = hashlib.sha256(f"{fleet}/{schedule_name}".encode()).hexdigest()[:20]
-    return f"cron-{digest}-{math.floor(fire_at)}"
+    return f"cron-{digest}-{math.floor(fire_at)}" + (f"-{turn}" if turn else "")
 
 
 def unknown_methods(spec: FleetSpec) -> list[str]:

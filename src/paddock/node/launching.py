@@ -16,6 +16,7 @@ from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Runtime
 from paddock.runtimes import process, starts
+from paddock.runtimes.boot import boot_id
 
 if TYPE_CHECKING:
     from paddock.node.host import Host
@@ -90,16 +91,18 @@ def port_env(ports: dict[str, int]) -> dict[str, str]:
 def handle(runtime: str, pid: int, epoch: int) -> Handle | None:
     """By which a process that lives can be adopted."""
     ticks = process.start_ticks(pid)
-    return Handle(runtime=runtime, pid=pid, start_ticks=ticks, epoch=epoch) if ticks is not None else None
+    if ticks is None:
+        return None
+    return Handle(runtime=runtime, pid=pid, start_ticks=ticks, epoch=epoch, boot=boot_id())
 
 
 def signed(runtime: str, folder: str, epoch: int) -> Handle | None:
     """By what a forked child wrote down itself before it reported its start (its environment in /proc would be the
     fork server's); None when it did not, or has ended."""
     start = starts.read(folder)
-    if start is None or start.epoch != epoch or process.start_ticks(start.pid) != start.ticks:
+    if start is None or start.epoch != epoch or not process.lives(start.pid, start.ticks, start.boot):
         return None
-    return Handle(runtime=runtime, pid=start.pid, start_ticks=start.ticks, epoch=epoch)
+    return Handle(runtime=runtime, pid=start.pid, start_ticks=start.ticks, epoch=epoch, boot=start.boot)
 
 
 def find(agent: str, epoch: int) -> int:

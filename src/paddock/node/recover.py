@@ -18,7 +18,7 @@ def incarnations(node_folder: str, socket_path: str) -> dict[str, int]:
     for path in Path(node_folder, "agents").glob("*/*.start"):
         folder = str(path.with_suffix(""))
         start = starts.read(folder)
-        if start is not None and process.start_ticks(start.pid) == start.ticks:
+        if start is not None and process.lives(start.pid, start.ticks, start.boot):
             found[f"{path.parent.name}/{path.stem}"] = start.epoch
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         env = _environment(pid)

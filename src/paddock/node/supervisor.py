@@ -155,7 +155,7 @@ class Supervised(Aftermath):
         if live is None:
             if row.handle is not None or held:
                 await self.host.leftovers.ended(self.id, row.epoch)
-                self._ended(Exit(), "it ended while its node was away")
+                self._ended(Exit(), "it ended while its node was away, exit status unknown")
             else:
                 self.row = msgspec.structs.replace(row, intent=False)
             return

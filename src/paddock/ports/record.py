@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from paddock.model.agent import AgentStatus, Event
-from paddock.model.errors import Unavailable
+from paddock.model.errors import DataDirError, Unavailable
 from paddock.model.health import HealthPoint
 from paddock.model.incident import Incident
 from paddock.model.kpi import FleetPoint, StepTally
@@ -17,6 +17,11 @@ from paddock.model.task import Task, TaskResult, TaskView
 
 class RecordGone(Unavailable):
     """The record is not the one that was opened: what is written now would be found by nobody. Open it anew."""
+
+
+class RecordDamaged(Unavailable, DataDirError):
+    """The record is damaged, and a person has to act. To who opens it that is final; who has it open already goes on
+    without it, and writes what waits once it is mended or was replaced (`RecordGone`)."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

@@ -39,8 +39,10 @@ class Handle(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     pid: int
     start_ticks: int
-    """Field 22 of /proc/<pid>/stat: with the pid it names one process for ever."""
+    """Field 22 of /proc/<pid>/stat: with the pid it names one process, until the host is started anew."""
     epoch: int
+    boot: str = ""
+    """Of which start of the host: with that it names one process for ever. Empty: not known."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

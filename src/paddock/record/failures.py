@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import sqlalchemy.exc
 
-from paddock.model.errors import DataDirError, PaddockError, Unavailable
+from paddock.model.errors import PaddockError, Unavailable
+from paddock.ports.record import RecordDamaged
 
 _SQLITE_NOW = {
     sqlite3.SQLITE_PERM: "access is denied",
@@ -19,6 +20,7 @@ _SQLITE_NOW = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
     sqlite3.SQLITE_NOMEM: "out of memory",
+    sqlite3.SQLITE_PROTOCOL: "another program holds it locked",
 }
 _SQLITE_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -58,21 +60,21 @@ def _meaning(error: sqlalchemy.exc.DBAPIError, place: str) -> PaddockError:
     else:
         state = getattr(cause, "sqlstate", None) or ""
         if state.startswith(_POSTGRES_DAMAGED):
-            return DataDirError(f"the record {place} is damaged ({said}): restore a backup of that database")
+            return RecordDamaged(f"the record {place} is damaged ({said}): restore a backup of that database")
         why = _POSTGRES_NOW.get(state) or _POSTGRES_NOW.get(state[:2])
         if why is None and (error.connection_invalidated or isinstance(error, sqlalchemy.exc.OperationalError)):
             why = "it does not answer"
     if why is not None:
         return Unavailable(f"the record {place} cannot be used now: {why} ({said})")
     if "no such table" in said or getattr(cause, "sqlstate", "") == "42P01":
-        return DataDirError(f"the record {place} lost its tables ({said}): restart the server, which makes them anew")
+        return RecordDamaged(f"the record {place} lost its tables ({said}): restart the server, which makes them anew")
     # A statement that the database finds wrong is our own bug; it must not look like something that will pass.
     return PaddockError(f"the record {place} refused a statement: {said}")
 
 
-def damaged_file(path: str, said: str) -> DataDirError:
+def damaged_file(path: str, said: str) -> RecordDamaged:
     """The one way out of a damaged SQLite file, said in full."""
-    return DataDirError(
+    return RecordDamaged(
         f"the record {path} is damaged ({said}): stop Paddock and restore a backup of the file, or move it away "
         f"together with {path}-wal and {path}-shm; Paddock then rebuilds what the streams still hold"
     )

@@ -11,6 +11,7 @@ from paddock.model.fleet import FleetSpec, Method
 from paddock.model.policy import Action
 from paddock.ports.runtime import Handle, Launch, Live
 from paddock.runtimes import proc, process
+from paddock.runtimes.boot import boot_id
 
 _HOLE = re.compile(r"\{(port(?:\.[a-z0-9_-]+)?|agent|name)\}")
 
@@ -44,7 +45,8 @@ class ExecRuntime:
         )
         proc.offer_to_oom_killer(pid)
         process.limit_process(pid, open_files=spec.limits.open_files)
-        handle = Handle(runtime="exec", pid=pid, start_ticks=process.first_ticks(pid), epoch=launch.epoch)
+        ticks = process.first_ticks(pid)
+        handle = Handle(runtime="exec", pid=pid, start_ticks=ticks, epoch=launch.epoch, boot=boot_id())
         return self._keep(process.Process(handle, os.pidfd_open(pid)))
 
     async def adopt(self, handle: Handle) -> Live | None:

@@ -1,4 +1,4 @@
-"""Processes of this host, for all runtimes: found again for ever by (pid, start ticks), awaited by pidfd.
+"""Processes of this host, for all runtimes: found again for ever by (pid, start ticks, boot), awaited by pidfd.
 
     spawned ─┐
     adopted ─┴─> watched ──pidfd readable──> status read ──> its group killed ──> reaped ──> ended
@@ -26,6 +26,7 @@ from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Usage
 from paddock.runtimes import proc
+from paddock.runtimes.boot import boot_id
 
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO_BYTES = 64
@@ -63,6 +64,16 @@ def start_ticks(pid: int) -> int | None:
     """When it started, in clock ticks since boot; None when it is gone or has ended."""
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in (b"Z", b"X") else None
+
+
+def _this_boot(boot: str) -> bool:
+    """Whether the host was not started anew since; an empty one is from before this was noted."""
+    return boot in ("", boot_id())
+
+
+def lives(pid: int, ticks: int, boot: str) -> bool:
+    """Whether that very process still runs."""
+    return _this_boot(boot) and start_ticks(pid) == ticks
 
 
 def exit_of(status: int) -> Exit:
@@ -237,8 +248,8 @@ def _pidfd_send(fd: int, number: int) -> None:
 
 
 def adopt(handle: Handle) -> Process | None:
-    """Watch a process that was started by somebody else; None when it has ended."""
-    fd = open_pidfd(handle.pid, handle.start_ticks)
+    """Watch a process that was started by somebody else; None when it has ended, or its pid was given to another."""
+    fd = open_pidfd(handle.pid, handle.start_ticks) if _this_boot(handle.boot) else None
     return Process(handle, fd) if fd is not None else None
 
 

@@ -9,6 +9,8 @@ import os
 
 import msgspec
 
+from paddock.runtimes.boot import boot_id
+
 
 class Start(msgspec.Struct, frozen=True):
     """One process, for ever: see `paddock.ports.runtime.Handle`."""
@@ -16,11 +18,12 @@ class Start(msgspec.Struct, frozen=True):
     epoch: int
     pid: int
     ticks: int
+    boot: str = ""
 
 
 def of_this_process(epoch: int) -> Start:
     with open("/proc/self/stat", "rb") as file:
-        return Start(epoch, os.getpid(), int(file.read().rpartition(b")")[2].split()[19]))
+        return Start(epoch, os.getpid(), int(file.read().rpartition(b")")[2].split()[19]), boot_id())
 
 
 def path_of(folder: str) -> str:

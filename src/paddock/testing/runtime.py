@@ -63,6 +63,7 @@ class ScriptedHost:
     def __init__(self) -> None:
         self.processes: dict[int, ScriptedProcess] = {}
         self.ticks = itertools.count(1000)
+        self.boot = "the only one"
         self.pids = itertools.count(100_000)
 
     def living(self, agent: str = "") -> list[ScriptedProcess]:
@@ -98,7 +99,11 @@ class ScriptedRuntime:
         _check(launch.spec)
         self.launches.append(launch)
         handle = Handle(
-            runtime=self.name, pid=next(self.host.pids), start_ticks=next(self.host.ticks), epoch=launch.epoch
+            runtime=self.name,
+            pid=next(self.host.pids),
+            start_ticks=next(self.host.ticks),
+            epoch=launch.epoch,
+            boot=self.host.boot,
         )
         process = self.host.processes[handle.pid] = ScriptedProcess(handle, launch)
         word, *rest = process.script
@@ -110,7 +115,9 @@ class ScriptedRuntime:
 
     async def adopt(self, handle: Handle) -> Live | None:
         process = self.host.processes.get(handle.pid)
-        if process is None or process.handle.start_ticks != handle.start_ticks or process.exit is not None:
+        if process is None or process.exit is not None:
+            return None
+        if (process.handle.start_ticks, process.handle.boot) != (handle.start_ticks, handle.boot):
             return None
         return process
 

@@ -123,6 +123,13 @@ class RuntimeContract:
             other = msgspec.structs.replace(handle, start_ticks=handle.start_ticks + 1)
             assert await bench.runtime.adopt(other) is None
 
+    async def test_what_was_started_before_the_host_was_is_not_adopted(self, bench: Bench) -> None:
+        """After that, pids and ticks begin anew: both may be the same by chance."""
+        async with bench:
+            handle = (await bench.start("run")).handle
+            other = msgspec.structs.replace(handle, boot="an earlier one")
+            assert await bench.runtime.adopt(other) is None
+
     async def test_what_has_ended_is_not_adopted(self, bench: Bench) -> None:
         async with bench:
             live = await bench.start("exit 0")

@@ -20,6 +20,7 @@ from paddock.model.errors import PaddockError, TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Live
 from paddock.runtimes import process
+from paddock.runtimes.boot import boot_id
 from paddock.runtimes.python.wire import RUN_ENV, Fork, Report, Setup, frame
 
 IDLE_S_MAX = 60.0
@@ -186,7 +187,7 @@ class ForkServer:
 
     def _started(self, report: Report) -> None:
         launch, started = self._pending.pop(report.id)
-        handle = Handle(runtime="python", pid=report.pid, start_ticks=report.ticks, epoch=launch.epoch)
+        handle = Handle(runtime="python", pid=report.pid, start_ticks=report.ticks, epoch=launch.epoch, boot=boot_id())
         fd = process.open_pidfd(report.pid, report.ticks)
         child = process.Process(handle, -1 if fd is None else fd, watch=False)
         self._children[report.id] = child
