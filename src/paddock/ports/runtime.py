@@ -71,8 +71,9 @@ class Live(Protocol):
         """Return when it has ended, with whatever the system still knows of how. Can be awaited many times."""
         ...
 
-    def stop(self, signal: int) -> None:
-        """Send a signal to the agent; no error when it has ended."""
+    def stop(self, number: int) -> None:
+        """Send this signal to the agent, and let it go on if it was stopped (SIGSTOP), else it would never see it. No
+        error when it has ended."""
         ...
 
     def kill(self) -> None:

@@ -167,11 +167,13 @@ class Process:
     async def wait(self) -> Exit:
         return await asyncio.shield(self._ended)
 
-    def stop(self, signal: int) -> None:
+    def stop(self, number: int) -> None:
         if self._fd < 0:
             return
         try:
-            _pidfd_send(self._fd, signal)
+            _pidfd_send(self._fd, number)
+            if number != signal.SIGKILL:
+                _pidfd_send(self._fd, signal.SIGCONT)  # one that was stopped would never see it
         except ProcessLookupError:
             pass
 
