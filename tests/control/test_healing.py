@@ -65,14 +65,15 @@ class Nurse(FakeNode):
         self.epochs[agent] = self.epochs.get(agent, 1) + 1
         await self.state(agent, AgentState.READY if back else AgentState.PENDING)
 
-    def measure(self, *agents: str) -> None:
-        """Send the vitals of these agents, as they are now."""
+    def measure(self, *agents: str, asked: bool = True) -> None:
+        """Send the vitals of these agents, as they are now; not `asked`: before any probe of them has answered."""
         now = self.world.clock.now()
         batch = []
         for agent in agents:
             fails = 3 if agent in self.ill else 0
             fact = ProbeFact(fails, 3, "liveness", 0.01, now, "no answer" if fails else "")
-            batch.append(Vitals(id=agent, epoch=self.epochs.get(agent, 1), at=now, probes={"http": fact}))
+            probes = {"http": fact} if asked else {}
+            batch.append(Vitals(id=agent, epoch=self.epochs.get(agent, 1), at=now, probes=probes))
         self.fabric.publish(subjects.vitals(self.name), msgspec.json.encode(batch))
 
     def _answer(self, message: Any) -> None:
@@ -153,6 +154,26 @@ def test_a_death_that_its_node_mends_is_an_incident_with_times_and_evidence() ->
         assert "its node's own restart helped" in told.summary
         assert [line.at for line in told.lines] == sorted(line.at for line in told.lines)
         assert node.healed == []
+
+    world(scenario, manifest=BOT)
+
+
+def test_who_is_healed_is_judged_by_all_that_is_measured_at_once() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await node.dies("bot/3")
+        await over(lab, 1)
+        await node.dies("bot/3", text="exit code 4")
+        await lab.until(lambda: bool(incidents(lab)), "it has died again")
+        [held] = incidents(lab)
+        node.measure("bot/3", asked=False)
+        await lab.until(lambda: lab.server.care.health.scores["bot/3"].score == 60, "deaths are all that is known")
+        assert not held.state.over
+
+        at = lab.clock.now()
+        node.measure("bot/3")
+        await lab.until(lambda: not incidents(lab), "it is well")
+        assert lab.clock.now() - at < 0.5
 
     world(scenario, manifest=BOT)
 

@@ -311,8 +311,10 @@ class Healer:
         self._wake_about(score.id)
 
     def _measured(self, vitals: Vitals) -> None:
-        """Also what is as good as before is what an incident may wait for."""
-        self._wake_about(vitals.id)
+        """Also what is as good as before is what an incident may wait for, and not for the next round of judgements."""
+        if vitals.id in self._book.by_about:
+            self._mirror.rescore(vitals.id)
+            self._wake_about(vitals.id)
 
     def _wake_about(self, agent: str) -> None:
         for key in self._book.by_about.get(agent, ()):
