@@ -226,6 +226,20 @@ def test_a_probe_that_failed_confirms_nothing_however_good_the_score_still_is() 
     assert known(Cause.ENDPOINT_DOWN, passed(), failing(3, "readiness")), "that is no illness"
 
 
+def test_resources_are_confirmed_by_what_is_used_and_by_the_probes_of_it() -> None:
+    probe = Probe(name="memory", kind="metric", metric="memory_bytes", above=100)
+    spec = msgspec.structs.replace(SPEC, health=Health(probes=[probe]))
+
+    def known(spec: FleetSpec, seen: Vitals) -> bool:
+        return confirmed(Cause.RESOURCES, spec, status(), seen, Facts(), NOW - 10, NOW)
+
+    assert known(SPEC, vitals())
+    assert not known(SPEC, vitals(memory_bytes=-1))
+    assert not known(spec, vitals()), "it was not asked yet"
+    assert not known(spec, vitals(probes={"memory": failing(1)}))
+    assert known(spec, vitals(probes={"memory": passed(), "http": failing(1)}))
+
+
 def test_a_crash_is_over_when_what_takes_its_place_has_answered_once_if_it_can_be_asked() -> None:
     def known(spec: FleetSpec, seen: Vitals | None, since: float = NOW - 10) -> bool:
         return confirmed(Cause.CRASH, spec, status(), seen, Facts(), since, NOW)
