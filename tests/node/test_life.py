@@ -81,9 +81,10 @@ async def test_a_stopped_process_is_found_hung_and_replaced(world: World) -> Non
     after = await world.ready("crew/0", after=before.epoch)
     assert after.last_exit is not None
     assert after.last_exit.reason == "no beat for 0.4 s: hung"
+    assert after.last_exit.exit.signal == signal.SIGKILL
 
 
-async def test_a_stopped_process_hears_that_it_is_to_go(world: World) -> None:
+async def test_a_stopped_process_that_is_to_go_is_not_waited_for(world: World) -> None:
     await world.node()
     await world.place(script("import time; time.sleep(1000)", stop_grace_s=1000.0), "0")
     before = await world.ready("tool/0")

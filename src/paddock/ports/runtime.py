@@ -72,8 +72,8 @@ class Live(Protocol):
         ...
 
     def stop(self, number: int) -> None:
-        """Send this signal to the agent, and let it go on if it was stopped (SIGSTOP), else it would never see it. No
-        error when it has ended."""
+        """Send this signal to the agent, or SIGKILL if it is stopped (SIGSTOP) and so would never hear of it. No error
+        when it has ended."""
         ...
 
     def kill(self) -> None:

@@ -170,10 +170,10 @@ class Process:
     def stop(self, number: int) -> None:
         if self._fd < 0:
             return
+        if _stat(self._handle.pid)[:1] == [b"T"]:
+            number = signal.SIGKILL  # of any other it would never hear
         try:
             _pidfd_send(self._fd, number)
-            if number != signal.SIGKILL:
-                _pidfd_send(self._fd, signal.SIGCONT)  # one that was stopped would never see it
         except ProcessLookupError:
             pass
 
