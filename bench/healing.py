@@ -29,7 +29,7 @@ from paddock.testing.installation import Installation
 from paddock.testing.wait import soon
 
 FAULTS = int(os.environ.get("BENCH_FAULTS", "200"))
-BOTS, LANES = 12, 6
+BOTS, LANES = 12, 3
 """So many faults are under way at the same time."""
 EVERY_S = 2.0
 SPACE_EVERY_S = 10.0
