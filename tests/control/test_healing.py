@@ -34,6 +34,8 @@ class Nurse(FakeNode):
         """Actions that help."""
         self.ill: set[str] = set()
         self.healed: list[tuple[str, str]] = []
+        self.deaf: set[str] = set()
+        """Agents for which it is asked in vain."""
 
     async def tell(self) -> None:
         now = self.world.clock.now()
@@ -63,18 +65,22 @@ class Nurse(FakeNode):
         self.epochs[agent] = self.epochs.get(agent, 1) + 1
         await self.state(agent, AgentState.READY if back else AgentState.PENDING)
 
-    def measure(self, *agents: str) -> None:
-        """Send the vitals of these agents, as they are now."""
+    def measure(self, *agents: str, asked: bool = True) -> None:
+        """Send the vitals of these agents, as they are now; not `asked`: before any probe of them has answered."""
         now = self.world.clock.now()
         batch = []
         for agent in agents:
             fails = 3 if agent in self.ill else 0
             fact = ProbeFact(fails, 3, "liveness", 0.01, now, "no answer" if fails else "")
-            batch.append(Vitals(id=agent, epoch=self.epochs.get(agent, 1), at=now, probes={"http": fact}))
+            probes = {"http": fact} if asked else {}
+            batch.append(Vitals(id=agent, epoch=self.epochs.get(agent, 1), at=now, probes=probes))
         self.fabric.publish(subjects.vitals(self.name), msgspec.json.encode(batch))
 
     def _answer(self, message: Any) -> None:
         op = msgspec.json.decode(message.data)
+        if op.get("agent") in self.deaf:
+            self.asked.append(op)
+            return
         super()._answer(message)
         if op["op"] != "heal" or "heal" in self.errors:
             return
@@ -152,6 +158,81 @@ def test_a_death_that_its_node_mends_is_an_incident_with_times_and_evidence() ->
     world(scenario, manifest=BOT)
 
 
+def test_who_is_healed_is_judged_by_all_that_is_measured_at_once() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await node.dies("bot/3")
+        await over(lab, 1)
+        await node.dies("bot/3", text="exit code 4")
+        await lab.until(lambda: bool(incidents(lab)), "it has died again")
+        [held] = incidents(lab)
+        node.measure("bot/3", asked=False)
+        await lab.until(lambda: lab.server.care.health.scores["bot/3"].score == 60, "deaths are all that is known")
+        assert not held.state.over
+
+        at = lab.clock.now()
+        node.measure("bot/3")
+        await lab.until(lambda: not incidents(lab), "it is well")
+        assert lab.clock.now() - at < 0.5
+
+    world(scenario, manifest=BOT)
+
+
+def test_an_end_that_is_told_before_its_state_is_neither_healed_nor_over() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        await node.event("agent.died", "bot/3", "exit code 3")
+        await lab.until(lambda: bool(incidents(lab)), "it is known to have died")
+        await lab.clock.sleep(3.0)
+        [held] = incidents(lab)
+        assert (held.state, held.steps, node.healed) == (IncidentState.OPEN, [], [])
+
+        node.epochs["bot/3"] += 1
+        await node.state("bot/3", AgentState.READY)
+
+        [incident] = await over(lab, 1)
+        assert [(step.by, step.outcome) for step in incident.steps] == [("node", Outcome.RECOVERED)]
+        assert node.healed == []
+
+    world(scenario, manifest=BOT)
+
+
+def test_one_that_waits_for_its_node_holds_up_no_other() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.deaf.add("bot/1")
+        node.ill |= {"bot/1"}
+        node.measure("bot/1")
+        await lab.until(lambda: [one.state for one in incidents(lab)] == [IncidentState.ACTING], "the node is asked")
+        node.ill |= {"bot/2"}
+        node.measure("bot/2")
+        await lab.until(lambda: bool(node.healed), "the other is healed")
+        node.measure("bot/2")
+        await lab.until(lambda: not lab.server.care.book.about("bot/2"), "the other is well")
+
+        [held] = incidents(lab)
+        assert (held.about, held.state, len(held.steps)) == ("bot/1", IncidentState.ACTING, 1)
+        assert len([op for op in node.asked if op.get("agent") == "bot/1"]) == 1, "its first question is not over"
+
+    world(scenario, manifest=BOT)
+
+
+def test_what_is_decided_at_the_same_time_keeps_the_budget() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.ill |= {"bot/1", "bot/2"}
+        node.cures = set()
+        node.measure("bot/1", "bot/2")
+        await lab.until(lambda: len(incidents(lab)) == 2 and bool(node.healed), "one of both is healed")
+        until = lab.clock.now() + 20.0
+        await keep_measuring(lab, node, lambda: lab.clock.now() > until)
+
+        assert len(node.healed) == 1
+        assert sorted(incident.state for incident in incidents(lab)) != [IncidentState.VERIFYING] * 2
+
+    world(scenario, manifest=BOT + "policies: {default: {budget: {per_min: 1, share: 1.0}}}")
+
+
 def test_a_failed_liveness_probe_climbs_the_ladder_until_something_helps() -> None:
     async def scenario(lab: World) -> None:
         node = await nurse(lab)
@@ -169,6 +250,8 @@ def test_a_failed_liveness_probe_climbs_the_ladder_until_something_helps() -> No
         assert incident.cause is Cause.ENDPOINT_DOWN
         assert [step.outcome for step in incident.steps][-1] is Outcome.RECOVERED
         assert all(step.peers_before > 90 for step in incident.steps)
+        failed = [step for step in incident.steps if step.outcome is Outcome.NO_BETTER]
+        assert all(step.ended_at < step.due_at for step in failed), "it was ill as before: nothing was waited for"
 
     world(scenario, manifest=BOT)
 

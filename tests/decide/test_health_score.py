@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from paddock.decide.forecast import forecast
 from paddock.decide.health import DEATHS_MAX, GONE_CAP, LIVENESS_CAP, STALE_S, Facts, score
-from paddock.decide.signs import confirmed, signs
+from paddock.decide.signs import confirmed, refuted, signs, told_late
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec, Health, Limits
 from paddock.model.health import Band, Component, Forecast, Probe, ProbeFact, Score, Series, Vitals
@@ -215,6 +215,64 @@ def test_a_recovery_is_confirmed_by_what_was_ill() -> None:
     assert known(Cause.WRONG_ANSWERS, vitals(), Facts(answers={"adds": passed()}))
     assert known(Cause.CRASH_LOOP)
     assert not confirmed(Cause.CRASH_LOOP, SPEC, status(started_at=NOW - 1), None, Facts(), NOW - 10, NOW)
+
+
+PROBED = msgspec.structs.replace(SPEC, health=Health(probes=[Probe(name="http", kind="http", url="http://x/")]))
+
+
+def test_a_probe_that_failed_confirms_nothing_however_good_the_score_still_is() -> None:
+    def known(cause: Cause, *facts: ProbeFact) -> bool:
+        seen = vitals(probes={f"p{number}": fact for number, fact in enumerate(facts)})
+        return confirmed(cause, SPEC, status(), seen, Facts(), NOW - 10, NOW)
+
+    assert known(Cause.ENDPOINT_DOWN, passed())
+    assert not known(Cause.ENDPOINT_DOWN, passed(), failing(1))
+    assert known(Cause.ENDPOINT_DOWN, passed(), failing(3, "readiness")), "that is no illness"
+
+
+def test_resources_are_confirmed_by_what_is_used_and_by_the_probes_of_it() -> None:
+    probe = Probe(name="memory", kind="metric", metric="memory_bytes", above=100)
+    spec = msgspec.structs.replace(SPEC, health=Health(probes=[probe]))
+
+    def known(spec: FleetSpec, seen: Vitals) -> bool:
+        return confirmed(Cause.RESOURCES, spec, status(), seen, Facts(), NOW - 10, NOW)
+
+    assert known(SPEC, vitals())
+    assert not known(SPEC, vitals(memory_bytes=-1))
+    assert not known(spec, vitals()), "it was not asked yet"
+    assert not known(spec, vitals(probes={"memory": failing(1)}))
+    assert known(spec, vitals(probes={"memory": passed(), "http": failing(1)}))
+
+
+def test_a_crash_is_over_when_what_takes_its_place_has_answered_once_if_it_can_be_asked() -> None:
+    def known(spec: FleetSpec, seen: Vitals | None, since: float = NOW - 10) -> bool:
+        return confirmed(Cause.CRASH, spec, status(), seen, Facts(), since, NOW)
+
+    assert known(SPEC, None), "it has no probes: that it runs is all that can be known"
+    assert not known(PROBED, None)
+    assert not known(PROBED, vitals(probes={}))
+    assert not known(PROBED, vitals(probes={"http": failing(1)}))
+    assert not known(PROBED, vitals(probes={"http": passed(phase="startup")}))
+    assert known(PROBED, vitals(probes={"http": passed(), "other": failing(1)}))
+    assert not known(PROBED, vitals(), since=NOW)
+    assert not known(PROBED, msgspec.structs.replace(vitals(), epoch=0))
+
+
+def test_what_takes_the_place_of_another_is_ill_as_well_only_by_a_liveness_probe_of_its_own_that_failed() -> None:
+    ill = vitals(probes={"http": failing(3)})
+    assert refuted(status(), ill, 0)
+    assert not refuted(status(), ill, 1), "that is still the one which was to be replaced"
+    assert not refuted(status(), msgspec.structs.replace(ill, epoch=0), 0)
+    assert not refuted(status(), None, 0)
+    assert not refuted(status(AgentState.STARTING), ill, 0)
+    assert not refuted(status(), vitals(probes={"http": failing(2), "db": failing(3, "readiness")}), 0)
+
+
+def test_who_is_told_to_run_after_its_end_is_told_late() -> None:
+    assert told_late(Cause.CRASH, 1, status())
+    assert not told_late(Cause.CRASH, 0, status())
+    assert not told_late(Cause.CRASH, 1, status(AgentState.PENDING))
+    assert not told_late(Cause.ENDPOINT_DOWN, 1, status()), "that one did not end"
 
 
 # --- properties

@@ -146,6 +146,20 @@ def test_nothing_is_recovered_before_it_was_measured() -> None:
     assert "as it seems" in found.why
 
 
+def test_a_step_whose_new_incarnation_is_ill_as_well_did_not_help_and_nothing_more_is_waited_for() -> None:
+    _, held = decide(incident(), world(25), 1.0)
+    held = acted(FIXED, held, 2.0, ok=True)
+    assert held.next_at == 32.0
+    found, held = decide(held, world(25, epoch=2), 5.0)
+    assert isinstance(found, Verify), "it is not well yet, and nothing says that it will not be"
+    found, held = decide(held, world(25, epoch=2, refuted=True), 6.0)
+    assert isinstance(found, Wait)
+    assert (held.steps[0].outcome, held.steps[0].ended_at) == (Outcome.NO_BETTER, 6.0)
+    assert (held.state, held.next_at) == (IncidentState.WAITING, 11.0), "its cool-down is kept"
+    assert isinstance(decide(held, world(25, epoch=2), 10.0)[0], Wait)
+    assert isinstance(decide(held, world(25, epoch=2), 11.0)[0], Act)
+
+
 def test_its_node_comes_first_and_its_restart_is_the_first_step() -> None:
     crash = incident(cause=Cause.CRASH)
     for state in ON_THE_WAY:
@@ -274,6 +288,7 @@ def some_world(dice: random.Random, epoch: int) -> World:
         wanted=dice.random() > 0.005,
         score=dice.choice([-1, 0, 10, 40, 69, 69, 69, 70, 100]) if dice.random() < 0.5 else 0,
         confirmed=dice.random() < 0.5,
+        refuted=dice.random() < 0.1,
         offers=frozenset(action for action in Action if dice.random() < 0.7),
         standby=dice.random() < 0.5,
         budget=refused if dice.random() < 0.3 else Answer(True),

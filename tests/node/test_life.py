@@ -72,7 +72,7 @@ async def test_a_process_that_will_not_die_is_killed_after_the_grace(world: Worl
     assert "drain" in world.log("crew/0")
 
 
-async def test_a_stopped_process_is_found_hung_and_killed(world: World) -> None:
+async def test_a_stopped_process_is_found_hung_and_replaced(world: World) -> None:
     await world.node()
     await world.place(python(health=Health(hang_s=0.4), stop_grace_s=0.2), "0")
     before = await world.ready("crew/0")
@@ -80,7 +80,18 @@ async def test_a_stopped_process_is_found_hung_and_killed(world: World) -> None:
     os.kill(before.pid, signal.SIGSTOP)
     after = await world.ready("crew/0", after=before.epoch)
     assert after.last_exit is not None
+    assert after.last_exit.reason == "no beat for 0.4 s: hung"
     assert after.last_exit.exit.signal == signal.SIGKILL
+
+
+async def test_a_stopped_process_that_is_to_go_is_not_waited_for(world: World) -> None:
+    await world.node()
+    await world.place(script("import time; time.sleep(1000)", stop_grace_s=1000.0), "0")
+    before = await world.ready("tool/0")
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGSTOP)
+    await world.ask(op="heal", agent="tool/0", action="restart", epoch=before.epoch)
+    await world.ready("tool/0", after=before.epoch)
 
 
 async def test_an_agent_that_is_not_ready_in_time_is_replaced(world: World) -> None:

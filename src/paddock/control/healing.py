@@ -14,6 +14,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -21,13 +22,13 @@ from paddock.control.actions import Actions
 from paddock.control.core import Core
 from paddock.control.health import HealthKeeper
 from paddock.control.incidents import Book
-from paddock.control.owner import each, within
+from paddock.control.owner import within
 from paddock.control.signs import policy_of
 from paddock.control.vitals import VitalsBook
 from paddock.decide import ladder, storm
 from paddock.decide.health import HEALED_BY_NODE
 from paddock.decide.learn import HALF_LIFE_S
-from paddock.decide.signs import confirmed
+from paddock.decide.signs import confirmed, refuted, told_late
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.health import Score, Vitals
@@ -58,6 +59,10 @@ class Healer:
         self._timers: list[tuple[float, str]] = []
         self._when: dict[str, float] = {}
         """Key → when it is looked at again; a timer of another time counts for nothing."""
+        self._busy: set[str] = set()
+        """Keys of those that are being looked at."""
+        self._again: set[str] = set()
+        """Of these, those to which something happened meanwhile."""
         self._wake = asyncio.Event()
         self._tallies: Sequence[StepTally] = ()
         self._acted: dict[str, deque[float]] = {}
@@ -77,13 +82,24 @@ class Healer:
     # -- loops -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """For ever: look at the incidents that are due."""
-        while True:
-            await self._pause()
-            due, self._due = list(self._due), {}
-            for error in await each("heal", due, self._look, at_once=AT_ONCE):
-                if not isinstance(error, PaddockError):
-                    raise error
+        """For ever: look at the incidents that are due. One that waits for its node holds up no other."""
+        slots = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._pause()
+                await slots.acquire()
+                key = next(iter(self._due))
+                del self._due[key]
+                self._busy.add(key)
+                looking = group.create_task(self._look(key), name=f"control:heal-{key}")
+                looking.add_done_callback(partial(self._looked, key, slots))
+
+    def _looked(self, key: str, slots: asyncio.Semaphore, done: asyncio.Task[None]) -> None:
+        slots.release()
+        self._busy.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.look_at(key)
 
     async def run_tallies(self) -> None:
         """For ever: keep what helped before at hand."""
@@ -98,7 +114,10 @@ class Healer:
         return self._archive.record.tallies(self._clock.now(), half_life_s=HALF_LIFE_S)
 
     def look_at(self, key: str) -> None:
-        """This incident may go on."""
+        """This incident may go on; one that is being looked at is looked at once more."""
+        if key in self._busy:
+            self._again.add(key)
+            return
         self._due[key] = None
         self._wake.set()
 
@@ -109,7 +128,7 @@ class Healer:
             while self._timers and self._timers[0][0] <= now:
                 when, key = heapq.heappop(self._timers)
                 if self._when.get(key) == when:
-                    self._due[key] = None
+                    self.look_at(key)
             if self._due:
                 break
             self._wake.clear()
@@ -123,7 +142,7 @@ class Healer:
     async def take(self, incident: Incident, act: ladder.Act) -> Incident:
         """Take a step that a person asks for, now; returns the incident as it is afterwards."""
         async with self._lock(incident.key):
-            changed = await self._write(incident, ladder.apply(incident, act, self._clock.now()))
+            changed = await self._begin(incident, ladder.apply(incident, act, self._clock.now()))
             await self._do(policy_of(self._mirror, incident.fleet), changed, act.step)
         return self._book.open.get(incident.key, changed)
 
@@ -155,7 +174,9 @@ class Healer:
         policy = policy_of(self._mirror, incident.fleet)
         decision = ladder.next_step(policy, incident, self.world(incident, policy), now, self._dice)
         changed = ladder.apply(incident, decision, now)
-        if changed != incident:
+        if isinstance(decision, ladder.Act):
+            changed = await self._begin(incident, changed)
+        elif changed != incident:
             changed = await self._write(incident, changed)
         if decision.ended is not None:
             self._ended.append(decision.ended)
@@ -165,10 +186,18 @@ class Healer:
             # Also what waits for people: that it is well again need not show as a change, as after a restart.
             self._at(changed.next_at if changed.next_at > now else now + AGAIN_S, changed.key)
 
-    async def _do(self, policy: Policy, incident: Incident, step: StepTaken) -> None:
+    async def _begin(self, before: Incident, after: Incident) -> Incident:
+        """Write that it is acted on. It counts before that is written: others are decided on meanwhile."""
         now = self._clock.now()
-        self._acted.setdefault(incident.fleet, deque(maxlen=ACTED_KEPT)).append(now)
-        self._taken.setdefault(incident.about, deque(maxlen=ACTED_KEPT)).append(now)
+        self._acted.setdefault(before.fleet, deque(maxlen=ACTED_KEPT)).append(now)
+        self._taken.setdefault(before.about, deque(maxlen=ACTED_KEPT)).append(now)
+        self._under.setdefault(before.fleet, set()).add(before.key)
+        try:
+            return await self._write(before, after) if after != before else before
+        finally:
+            self._treated(self._book.open.get(before.key, before))
+
+    async def _do(self, policy: Policy, incident: Incident, step: StepTaken) -> None:
         ok, detail = await self._actions.do(incident, step)
         changed = ladder.acted(policy, incident, self._clock.now(), ok=ok, detail=detail)
         changed = await self._write(incident, changed)
@@ -195,9 +224,10 @@ class Healer:
         return ladder.World(
             wanted=status is not None and wanted is not None and name in wanted.names,
             epoch=status.epoch if status is not None else 0,
-            state=status.state if status is not None else AgentState.STOPPED,
+            state=self._state(incident, status),
             score=score.score if score is not None else -1,
             confirmed=self._confirmed(incident, status, score),
+            refuted=self._refuted(incident, status),
             peers=self._peers(incident),
             offers=self._actions.offers(status) if status is not None else frozenset(),
             standby=standby is not None,
@@ -208,12 +238,20 @@ class Healer:
             tallies=self._tallies,
         )
 
+    def _state(self, incident: Incident, status: AgentStatus | None) -> AgentState:
+        if status is None:
+            return AgentState.STOPPED
+        return AgentState.PENDING if told_late(incident.cause, incident.epoch, status) else status.state
+
     def _confirmed(self, incident: Incident, status: AgentStatus | None, score: Score | None) -> bool:
         """Whether what was ill was measured again since the last step."""
         wanted = self._mirror.fleets.get(incident.fleet)
         if status is None or score is None or wanted is None:
             return False
-        since = max((step.acted_at for step in incident.steps), default=incident.opened_at)
+        last = max(incident.steps, key=lambda step: step.acted_at, default=None)
+        since, epoch = (last.acted_at, last.epoch) if last and last.acted_at else (incident.opened_at, incident.epoch)
+        if status.epoch > epoch:
+            since = 0.0
         facts, now = self._health.facts(incident.about), self._clock.now()
         return confirmed(incident.cause, wanted.spec, status, self._vitals.of(status), facts, since, now)
 
@@ -224,6 +262,12 @@ class Healer:
         if status is None or not status.reason.startswith(HEALED_BY_NODE):
             return False
         return not any(other.offer.get("canary") == incident.about for other in self._book.open.values())
+
+    def _refuted(self, incident: Incident, status: AgentStatus | None) -> bool:
+        pending = ladder.pending_step(incident)
+        if pending is None or status is None:
+            return False
+        return refuted(status, self._vitals.of(status), pending.epoch)
 
     def _pending(self) -> list[StepTaken]:
         """Steps under way, of all incidents."""
@@ -253,12 +297,16 @@ class Healer:
 
     # -- wakes -----------------------------------------------------------------------------------------------------
 
-    def _incident_changed(self, incident: Incident) -> None:
+    def _treated(self, incident: Incident) -> None:
+        """Whether something is being done in it."""
         under = self._under.setdefault(incident.fleet, set())
         if incident.kind == "agent" and incident.state in UNDER_TREATMENT:
             under.add(incident.key)
         else:
             under.discard(incident.key)
+
+    def _incident_changed(self, incident: Incident) -> None:
+        self._treated(incident)
         if not incident.state.over:
             self.look_at(incident.key)
         elif incident.kind != "agent":
@@ -272,8 +320,10 @@ class Healer:
         self._wake_about(score.id)
 
     def _measured(self, vitals: Vitals) -> None:
-        """Also what is as good as before is what an incident may wait for."""
-        self._wake_about(vitals.id)
+        """Also what is as good as before is what an incident may wait for, and not for the next round of judgements."""
+        if vitals.id in self._book.by_about:
+            self._mirror.rescore(vitals.id)
+            self._wake_about(vitals.id)
 
     def _wake_about(self, agent: str) -> None:
         for key in self._book.by_about.get(agent, ()):

@@ -51,7 +51,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     wanted: bool = True
     score: int = -1
     confirmed: bool = True
-    """Whether that which was ill was measured since the last step (`health.confirmed`)."""
+    """Whether that which was ill was measured since the last step."""
+    refuted: bool = False
+    """Whether what the step under way has started is ill as well (for both: `decide/signs.py`)."""
     peers: float = -1.0
     """Mean score of agents of its fleet that are left alone; -1: there are none."""
     offers: frozenset[Action] = frozenset()
@@ -87,7 +89,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verify(msgspec.Struct, frozen=True, kw_only=True):
-    """Look again at `until`, or when something changes. `step` is the one that is verified."""
+    """Look again at `until`, or when something changes, what `step` did."""
 
     until: float
     why: str
@@ -148,7 +150,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
 
 
 def give_up_s(policy: Policy, cause: Cause) -> float:
-    """An incident that is older than this is escalated: the window, and the time that its ladder may take."""
+    """An incident that is older is escalated: the window, and the time that its ladder may take."""
     steps = until_escalation(rungs(policy, cause))
     return policy.window_s + sum(step.attempts * (2 * step.verify_s + step.cooldown_s) for step in steps)
 
@@ -262,7 +264,7 @@ def _under_way(policy: Policy, incident: Incident, step: StepTaken, world: World
         ended = _end(step, Outcome.FAILED, world, now, "its node did not answer")
         return Wait(until=now + rung.cooldown_s, why=f"{step.action} failed: its node did not answer", ended=ended)
     until = step.due_at + (rung.verify_s if _well(policy, world) and not world.confirmed else 0.0)
-    if now < until:
+    if now < until and not world.refuted:
         return Verify(until=until, why=incident.note or step.expects, step=step)
     outcome = Outcome.FAILED if _old(step, world) else Outcome.NO_BETTER
     detail = "no new incarnation came of it" if outcome is Outcome.FAILED else step.detail

@@ -17,6 +17,9 @@ from paddock.model.policy import Cause, Policy
 STANDS_OUT = 0.5
 """A component that has lost this share of itself may be the cause."""
 
+ENDED = (Cause.CRASH, Cause.OOM, Cause.HANG, Cause.DEPENDENCY)
+"""Causes that are seen when an incarnation has ended."""
+
 CAUSES = {
     Component.ENDPOINT: Cause.ENDPOINT_DOWN,
     Component.MESH: Cause.CONNECTION,
@@ -60,22 +63,42 @@ def signs(
 def confirmed(
     cause: Cause, spec: FleetSpec, status: AgentStatus, vitals: Vitals | None, facts: Facts, since: float, now: float
 ) -> bool:
-    """Whether that which was ill was measured after `since` (the last step, or the first sign). Until then a good
-    score only says that nothing is known yet. It does not say that what was measured is good: the score does."""
+    """Whether that which was ill was measured after `since` (the last step, or the first sign; 0: what runs began after
+    that, and all that was measured of it counts), and passed if it was asked. Until then a good score only says that
+    nothing is known yet, or that a probe has failed less often than it may."""
     fresh = vitals if vitals is not None and vitals.epoch == status.epoch and vitals.at > since else None
     if cause is Cause.WRONG_ANSWERS:
-        return _measured(spec, facts.answers, since, tasks=True)
+        return _measured(spec, facts.answers, max(since, status.started_at or 0.0), tasks=True)
     if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW):
         return fresh is not None and _measured(spec, fresh.probes, since)
     if cause is Cause.RESOURCES:
-        return fresh is not None and fresh.memory_bytes >= 0
+        metrics = [probe.name for probe in spec.health.probes if probe.kind == "metric" and probe.phase != "startup"]
+        known = fresh.probes if fresh is not None else {}
+        asked = all(name in known and _passed(known[name], since) for name in metrics)
+        return fresh is not None and fresh.memory_bytes >= 0 and asked
     if cause in (Cause.CONNECTION, Cause.LOW_SCORE):
         return fresh is not None
     if cause is Cause.FORECAST:
         return not facts.forecasts
     if cause is Cause.CRASH_LOOP:
         return status.started_at is not None and now - status.started_at >= spec.restart.stable_s
-    return True
+    # It did not run. That it does is seen in its state; if it can be asked, it must also have answered once.
+    asked = any(probe.phase != "startup" and probe.kind != "task" for probe in spec.health.probes)
+    return not asked or (fresh is not None and _answered(fresh, since))
+
+
+def told_late(cause: Cause, epoch: int, status: AgentStatus) -> bool:
+    """Whether it is still told to run as the incarnation `epoch`, whose end is known already: ends and states come by
+    different ways."""
+    return cause in ENDED and status.epoch <= epoch and status.state in RUNS
+
+
+def refuted(status: AgentStatus, vitals: Vitals | None, epoch: int) -> bool:
+    """Whether what runs in the place of the incarnation `epoch` is ill as well, by as many failures of a liveness probe
+    as are a reason to heal: to wait any longer would tell nothing more."""
+    if vitals is None or vitals.epoch != status.epoch or status.epoch <= epoch or status.state not in RUNS:
+        return False
+    return bool(_failed(vitals.probes))
 
 
 def _resting(spec: FleetSpec, status: AgentStatus, score: Score) -> Sign | None:
@@ -103,10 +126,20 @@ def _probed(spec: FleetSpec, name: str) -> Cause:
 
 
 def _measured(spec: FleetSpec, known: Mapping[str, ProbeFact], since: float, *, tasks: bool = False) -> bool:
-    """Whether all that is asked again and again was asked since: one that passed says nothing of the others."""
+    """Whether all that is asked again and again was asked since and passed: one that did says nothing of the others."""
     asked = {name: fact for name, fact in known.items() if fact.phase != "startup"}
     wanted = {one.name for one in spec.health.probes if one.phase != "startup" and (one.kind == "task") == tasks}
-    return bool(asked) and wanted <= asked.keys() and all(fact.at > since for fact in asked.values())
+    return bool(asked) and wanted <= asked.keys() and all(_passed(fact, since) for fact in asked.values())
+
+
+def _passed(fact: ProbeFact, since: float) -> bool:
+    """Whether it was asked since and passed. A readiness probe need not pass: that it fails is no illness."""
+    return fact.at > since and (not fact.fails or fact.phase == "readiness")
+
+
+def _answered(vitals: Vitals, since: float) -> bool:
+    """Whether one of its probes passed since."""
+    return any(fact.at > since and not fact.fails for fact in vitals.probes.values() if fact.phase != "startup")
 
 
 def _worst(policy: Policy, score: Score) -> Cause:

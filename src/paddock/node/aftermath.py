@@ -160,17 +160,17 @@ class Aftermath(Incarnation):
             self._set(AgentState.PENDING, f"{error.message}; again in {delay_s:.1f} s")
         self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {error.message}")
 
-    def _evidence(self, exit: Exit, reason: str, tasks: list[str]) -> Evidence:
-        row, now, hidden = self.row, self.host.clock.now(), logs.secrets(self.running)
+    def _evidence(self, exit: Exit, reason: str, tasks: list[str], at: float) -> Evidence:
+        row, hidden = self.row, logs.secrets(self.running)
         return Evidence(
-            at=now,
+            at=at,
             epoch=row.epoch,
             pid=row.handle.pid if row.handle is not None else None,
             exit=exit,
             reason=reason,
             last_lines=logs.last_lines(self.paths.log, hidden),
             tasks=tasks,
-            uptime_s=round(self._uptime_s(now), 3),
+            uptime_s=round(self._uptime_s(at), 3),
             probes=[f"{name}: {fact.text}" for name, fact in self.probes.items() if fact.fails],
         )
 

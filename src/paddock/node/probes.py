@@ -1,8 +1,11 @@
 """When each agent is probed: one heap for all, a bounded number under way, nothing per agent in between.
 
     started ──> startup probes, `health.http`: often, until they pass ──> ready
-    ready ──> liveness, readiness, `health.http`: every `every_s`, spread by lot
+    ready ──> liveness, readiness, `health.http`: every `every_s` at the latest, spread by lot
                  └── failed ──> asked again sooner, so that the verdict is there within about one interval more
+
+Times are counted from one question to the next, however long its answer takes: what hangs is found within `every_s` and
+`fails` times `timeout_s`.
 
 What follows from an outcome is not decided here: the agent is told. Task probes are the server's.
 """
@@ -27,10 +30,12 @@ from paddock.runtimes import process
 AT_ONCE = 512
 """Connections of probes under way."""
 EXEC_AT_ONCE = 8
-FIRST_S = 0.1
-GROWTH = 1.5
+FIRST_S = 0.05
+GROWTH = 1.25
 SOON_S_MAX = 1.0
-"""What has just become ready is asked first within this time: whoever healed it waits for that."""
+"""What is ready is asked first within this time, spread by lot: many may be ready together."""
+EARLY = 0.1
+"""A probe is asked up to this share of its interval before that is over, by lot."""
 AGAIN_S_MIN = 0.2
 TIMEOUT_S_MAX = 5.0
 
@@ -62,6 +67,14 @@ def shorthand(health: Health) -> Probe:
         timeout_s=min(max(health.every_s, 0.2), TIMEOUT_S_MAX),
         fails=health.fails,
     )
+
+
+def first_s(agent: Probed) -> float:
+    """Within which time one that has just become ready is asked first. At once when it takes the place of another: that
+    is waited for. Unless nothing but its start made it ready: then it may well not listen yet."""
+    spec = agent.running
+    said = spec.runtime == "python" or spec.health.http or any(p.phase == "startup" for p in spec.health.probes)
+    return 0.0 if agent.row.restarts and said else SOON_S_MAX
 
 
 class _Watch:
@@ -110,9 +123,9 @@ class Prober:
     def _due(self, watch: _Watch) -> None:
         probe, agent = watch.probe, watch.agent
         if probe.kind == "log" and watch.log is not None:
-            self._took(watch, watch.log.look(probe.match, logs.secrets(agent.running)), 0.0)
+            self._took(watch, watch.log.look(probe.match, logs.secrets(agent.running)))
         elif probe.kind == "metric":
-            self._took(watch, checks.metric(probe, agent.usage()), 0.0)
+            self._took(watch, checks.metric(probe, agent.usage()))
         else:
             self._owner.start(f"probe {agent.id} {probe.name}", self._ask(watch))
 
@@ -127,7 +140,7 @@ class Prober:
     def _asked_still(self, watch: _Watch) -> bool:
         return watch in self._watched.get(watch.agent.id, ())
 
-    def _took(self, watch: _Watch, problem: str, latency_s: float) -> None:
+    def _took(self, watch: _Watch, problem: str, latency_s: float = 0.0) -> None:
         agent, probe = watch.agent, watch.probe
         if not self._asked_still(watch):
             return  # it has ended meanwhile
@@ -145,12 +158,12 @@ class Prober:
             watch.every_s = min(watch.every_s * GROWTH, max(probe.every_s, FIRST_S))
             self._set(watch, watch.every_s)
         elif fails and probe.name != SHORTHAND:
-            self._set(watch, max(probe.every_s / probe.fails, min(AGAIN_S_MIN, probe.every_s)))
+            self._set(watch, max(probe.every_s / probe.fails, min(AGAIN_S_MIN, probe.every_s)) - latency_s)
         elif watch.asked == 1:
             # What became ready together is asked together once; from now on by lot.
-            self._set(watch, probe.every_s * max(0.1, self._dice()))
+            self._set(watch, probe.every_s * max(EARLY, self._dice()) - latency_s)
         else:
-            self._set(watch, probe.every_s * (0.8 + 0.4 * self._dice()))
+            self._set(watch, probe.every_s * (1 - EARLY * self._dice()) - latency_s)
 
 
 async def ask(probe: Probe, agent: Probed) -> str:

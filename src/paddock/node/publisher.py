@@ -73,12 +73,16 @@ class Publisher:
         self._dirty[agent_id] = None
         self._woken()
 
-    def event(self, kind: str, about: str, text: str, data: dict[str, Any] | None = None) -> None:
+    def event(
+        self, kind: str, about: str, text: str, data: dict[str, Any] | None = None, *, at: float | None = None
+    ) -> None:
+        """Tell of it. `at`: when it happened; without, now."""
         if len(self._events) >= EVENTS_MAX:
             self._events.popleft()
             self.dropped += 1
         self._serial += 1
-        event = Event(at=self._clock.now(), kind=kind, about=about, text=text, by=f"node/{self._node}", data=data or {})
+        at = self._clock.now() if at is None else at
+        event = Event(at=at, kind=kind, about=about, text=text, by=f"node/{self._node}", data=data or {})
         self._events.append((f"{self._node}-{self._boot}-{self._serial}", event))
         self._woken()
 

@@ -212,7 +212,7 @@ class Incarnation:
         else:
             wanted += [probe for probe in health.probes if probe.phase != "startup"]
         if wanted:
-            self.host.prober.watch(self, wanted, first_s=None if adopted else probes.SOON_S_MAX)
+            self.host.prober.watch(self, wanted, first_s=None if adopted else probes.first_s(self))
 
     def _startup(self) -> list[Probe]:
         """The startup probes that have not passed yet."""

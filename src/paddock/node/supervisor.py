@@ -283,7 +283,7 @@ class Supervised(Aftermath):
 
     def _ended(self, exit: Exit, found: str = "") -> None:
         """Its process has ended: return its tasks at once, keep the evidence, decide what follows."""
-        host, now = self.host, self.host.clock.monotonic()
+        host, now, at = self.host, self.host.clock.monotonic(), self.host.clock.now()
         holds, self.holds = self.holds, {}
         for hold in holds.values():
             host.fabric.publish(hold.ack, b"-NAK")
@@ -295,7 +295,7 @@ class Supervised(Aftermath):
         if self.live is not None:
             host.leftovers.died(self.id, self.row.epoch, adopted=self._begun_at is None)
         reason = found or self._blame or self._describe(exit)
-        evidence = self._evidence(exit, reason, list(holds))
+        evidence = self._evidence(exit, reason, list(holds), at)
         link, ordered = self.link, bool(self._order) and not self._blame
         self.live = self.link = None
         if link is not None:
@@ -308,7 +308,7 @@ class Supervised(Aftermath):
             self.last_exit = evidence
             self._died(evidence, now)
             text = f"{self.id} (pid {pid}) died: {reason}"
-            host.publisher.event("agent.died", self.id, text, msgspec.to_builtins(evidence))
+            host.publisher.event("agent.died", self.id, text, msgspec.to_builtins(evidence), at=at)
         for task in holds:
             text = f"task {task} went back to the queue: {self.id} {'stopped' if ordered else 'died'}"
             host.publisher.event("task.returned", task, text, {"agent": self.id, "epoch": evidence.epoch})

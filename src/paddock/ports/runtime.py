@@ -73,8 +73,9 @@ class Live(Protocol):
         """Return when it has ended, with whatever the system still knows of how. Can be awaited many times."""
         ...
 
-    def stop(self, signal: int) -> None:
-        """Send a signal to the agent; no error when it has ended."""
+    def stop(self, number: int) -> None:
+        """Send this signal to the agent, or SIGKILL if it is stopped (SIGSTOP) and so would never hear of it. No error
+        when it has ended."""
         ...
 
     def kill(self) -> None:

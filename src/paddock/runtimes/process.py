@@ -178,11 +178,13 @@ class Process:
     async def wait(self) -> Exit:
         return await asyncio.shield(self._ended)
 
-    def stop(self, signal: int) -> None:
+    def stop(self, number: int) -> None:
         if self._fd < 0:
             return
+        if _stat(self._handle.pid)[:1] == [b"T"]:
+            number = signal.SIGKILL  # of any other it would never hear
         try:
-            _pidfd_send(self._fd, signal)
+            _pidfd_send(self._fd, number)
         except ProcessLookupError:
             pass
 

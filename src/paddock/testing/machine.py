@@ -99,8 +99,6 @@ class SimProcess:
         self.process = Process(f"{launch.agent}#{launch.epoch}")
         self.process.on_kill.append(lambda: self.ended(Exit(signal=signal.SIGKILL)))
         self.exit: Exit | None = None
-        self.frozen = False
-        """Stopped, as by SIGSTOP: signals other than SIGKILL wait for ever."""
         self.blocked = False
         self._over = asyncio.Event()
 
@@ -108,9 +106,9 @@ class SimProcess:
         await self._over.wait()
         return self.exit or Exit()
 
-    def stop(self, signal: int) -> None:
-        if not self.frozen and self.exit is None:
-            self.process.signal(signal)
+    def stop(self, number: int) -> None:
+        if self.exit is None:
+            self.process.signal(number)
 
     def kill(self) -> None:
         self.process.kill()

@@ -39,12 +39,12 @@ class ScriptedProcess:
         await self._ended.wait()
         return self.exit or Exit()
 
-    def stop(self, signal: int) -> None:
+    def stop(self, number: int) -> None:
         if self.exit is not None:
             return
-        self.signals.append(signal)
-        if signal == signals.SIGKILL or self.script[0] != "deaf":
-            self.end(Exit(signal=signal))
+        self.signals.append(number)
+        if number == signals.SIGKILL or self.script[0] != "deaf":
+            self.end(Exit(signal=number))
 
     def kill(self) -> None:
         self.children = 0
