@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -31,6 +32,9 @@ from paddock.model.errors import PaddockError
 
 GC_OBJECTS = 10_000
 """The garbage collector looks when so many objects more were made than went."""
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another waits for it (Python's own: 5 ms): the loop must not wait long
+for the thread that writes the record."""
 if TYPE_CHECKING:
     # Each role imports what is its own when it starts: a node that comes back has no time for the server's modules.
     from paddock.control.server import ControlServer
@@ -120,6 +124,7 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
     # What is there now stays; and of the many small things that a role makes, few live long enough to be looked at.
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)
+    sys.setswitchinterval(SWITCH_S)
     uvloop.run(main)
     return 0
 
