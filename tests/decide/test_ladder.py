@@ -20,15 +20,13 @@ from paddock.decide.ladder import (
     Recovered,
     Verify,
     Wait,
-    World,
     acted,
     apply,
     by_hand,
     give_up_s,
     next_step,
-    pending_step,
-    rungs,
 )
+from paddock.decide.rungs import World, pending_step, rungs
 from paddock.decide.storm import Answer
 from paddock.model.agent import AgentState
 from paddock.model.incident import Incident, IncidentState, Outcome, Severity

@@ -29,7 +29,7 @@ from paddock.decide.rehearse import Rehearsal, Rehearsed, rehearse
 from paddock.model.agent import Event
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.health import Band, HealthPoint, Score
-from paddock.model.incident import Fact, Incident, IncidentState, Severity
+from paddock.model.incident import BY_HAND, Fact, Incident, IncidentState, Severity
 from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.names import split_agent
 from paddock.model.policy import Action, Cause, Policy
@@ -206,7 +206,7 @@ class Care:
                 node=status.node,
                 release=status.template,
                 cause=Cause.LOW_SCORE,
-                signature=f"{Cause.LOW_SCORE}: by hand",
+                signature=BY_HAND,
                 title=f"{who} wants {agent} healed",
                 severity=Severity.INFO,
                 epoch=status.epoch,
