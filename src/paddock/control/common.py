@@ -20,7 +20,7 @@ from paddock.control.signs import policy_of
 from paddock.decide.storm import Common, Population, correlate
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.incident import Fact, Incident, IncidentState, Severity
-from paddock.model.policy import Cause
+from paddock.model.policy import Cause, Storm
 from paddock.ports.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class CommonCauses:
 
     async def round(self) -> None:
         """Make it so, once."""
-        agents = [incident for incident in self._book.open.values() if incident.kind == "agent"]
+        agents = [incident for incident in self._book.open.values() if self._counts(incident)]
         by_policy: dict[str, list[Incident]] = {}
         for incident in agents:
             by_policy.setdefault(policy_of(self._mirror, incident.fleet).name, []).append(incident)
@@ -74,6 +74,12 @@ class CommonCauses:
             if parent is not None:
                 await self._look(parent)
 
+    def _counts(self, incident: Incident) -> bool:
+        """What failed under a version that is wanted no more says nothing of the present one."""
+        wanted = self._mirror.fleets.get(incident.fleet)
+        present = wanted is None or incident.release in ("", wanted.spec.version)
+        return incident.kind == "agent" and present
+
     async def _make(self, common: Common) -> None:
         """Open this common cause, or let it take up who is new."""
         key = next((key for key in self._parents if key.split(".")[1] == common.name), "")
@@ -82,7 +88,8 @@ class CommonCauses:
         if parent is None:
             if not members:
                 return
-            parent = await self._book.begin(self._incident(common, members))
+            storm = policy_of(self._mirror, members[0].fleet).storm
+            parent = await self._book.begin(self._incident(common, members, storm))
             if parent is None:
                 return
         elif joined := sorted(set(common.agents) - set(parent.members)):
@@ -94,8 +101,11 @@ class CommonCauses:
                 why = f"one of {len(common.agents)} with a common cause: see incident {parent.id}"
                 await self._book.change(member, parent=parent.key, state=IncidentState.HELD, note=why)
 
-    def _incident(self, common: Common, members: Sequence[Incident]) -> Incident:
-        now, first = self._clock.now(), min(members, key=lambda member: member.sign_at)
+    def _incident(self, common: Common, members: Sequence[Incident], storm: Storm) -> Incident:
+        now = self._clock.now()
+        # One that was ill long before is explained by it as well, but it did not begin with that one.
+        recent = [member for member in members if now - member.sign_at <= storm.window_s] or members
+        first = min(recent, key=lambda member: member.sign_at)
         changes = [change for change in first.changes if first.sign_at - change.at <= CHANGES_S]
         fleets = {member.fleet for member in members}
         releases = {member.release for member in members}

@@ -118,7 +118,7 @@ class HealthKeeper:
         due, self._due = self._due, {}
         self._slice = (self._slice + 1) % SLICES
         for index, agent in enumerate(list(self._mirror.agents)):
-            if agent in due or index % SLICES == self._slice:
+            if agent in due or index % SLICES == self._slice or agent not in self.scores:
                 self._look_ahead(agent)
                 self._mirror.rescore(agent)
 

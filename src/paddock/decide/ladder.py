@@ -117,7 +117,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         if reflex is not None:
             return reflex
     if doubt := _doubt(policy, incident, world):
-        return Wait(until=_soon(incident, now), why=doubt)
+        return Wait(until=_soon(incident, now), why=doubt, state=IncidentState.OPEN)  # until it is known, no longer
     hopeless = _hopeless(policy, incident, world)
     if hopeless:
         return Escalate(why=hopeless)

@@ -101,3 +101,11 @@ def end(step: StepTaken, outcome: Outcome, world: World, now: float, detail: str
     return msgspec.structs.replace(
         step, outcome=outcome, ended_at=now, detail=detail, score_after=world.score, peers_after=world.peers
     )
+
+
+def unjudged(incident: Incident, now: float, why: str) -> list[StepTaken]:
+    """Its steps when it ends before the one that is under way can be judged."""
+    ended = {"outcome": Outcome.UNKNOWN, "ended_at": now, "detail": why}
+    return [
+        msgspec.structs.replace(step, **ended) if step.outcome is Outcome.PENDING else step for step in incident.steps
+    ]
