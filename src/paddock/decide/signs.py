@@ -70,7 +70,8 @@ def confirmed(
     nothing is known yet, or that a probe has failed less often than it may."""
     fresh = vitals if vitals is not None and vitals.epoch == status.epoch and vitals.at > since else None
     if cause is Cause.WRONG_ANSWERS:
-        return _measured(spec, facts.answers, max(since, status.started_at or 0.0), tasks=True)
+        asked_since = max(since, status.started_at or 0.0)
+        return bool(facts.answers) and _measured(spec, facts.answers, asked_since, tasks=True)
     if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW, Cause.LOW_SCORE):
         return fresh is not None and _measured(spec, fresh.probes, since)
     if cause is Cause.RESOURCES:
