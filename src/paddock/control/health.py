@@ -107,6 +107,7 @@ class HealthKeeper:
 
     async def run(self) -> None:
         """For ever: judge who is due, and write history when a stretch is over."""
+        self.round()  # nobody is left unknown for longer than it must be
         while True:
             await self._clock.sleep(ROUND_S)
             self.round()

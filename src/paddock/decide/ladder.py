@@ -315,7 +315,7 @@ def _climb(policy: Policy, incident: Incident, world: World, now: float, dice: C
             continue
         if not world.budget.ok:
             return Wait(until=max(world.budget.until, now), why=world.budget.why)
-        why = _why(incident, rung, tried)
+        why = _why(policy, incident, rung, tried)
         usual = next(one for one in _left(plain, used) if not missing(policy, one.action, world))
         if usual.action is not rung.action:
             why += "; " + because(rung.action, usual.action, world.tallies, incident.signature, incident.cause, tried)
@@ -334,10 +334,11 @@ def _left(ladder: Sequence[Step], used: Counter[Action]) -> Iterator[Step]:
         used[rung.action] = max(0, used[rung.action] - rung.attempts)
 
 
-def _why(incident: Incident, rung: Step, tried: Sequence[Action]) -> str:
+def _why(policy: Policy, incident: Incident, rung: Step, tried: Sequence[Action]) -> str:
     if not tried:
         waited = f" (it waited: {incident.note})" if incident.note else ""
         return f"{incident.cause}: {incident.title}{waited}"
-    again = rung.action in tried
-    before = ", ".join(dict.fromkeys(tried))
-    return f"{before} did not help; {rung.action} once more" if again else f"{before} did not help"
+    rest_s = rung_of(policy, incident, tried[-1]).cooldown_s
+    before = ", ".join(dict.fromkeys(tried)) + " did not help"
+    before += f", and its cool-down of {rest_s:g} s is over" if rest_s else ""
+    return f"{before}; {rung.action} once more" if rung.action in tried else before
