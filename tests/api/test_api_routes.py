@@ -183,7 +183,9 @@ async def test_the_cluster_routes_answer_as_operators_know_them(http: httpx.Asyn
     assert (await http.get("/api/cluster/status")).json() == (await http.get("/status")).json()
     live = (await http.get("/api/cluster/agents/live")).json()
     assert (live["count"], len(live["agents"])) == (4, 4)
+    control.care.add_score("critic/1", 12)
     assert (await http.post("/api/cluster/heal", json={"agent": "critic/1"})).json() == {"healed": ["critic/1"]}
+    assert [(held.about, held.steps[0].action) for held in control.care.book.values()] == [("critic/1", "restart")]
     assert (await http.post("/api/cluster/heal")).json() == {"healed": ["executor/0"]}
 
 

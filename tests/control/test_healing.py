@@ -30,6 +30,8 @@ class Nurse(FakeNode):
     def __init__(self, lab: World) -> None:
         super().__init__(lab)
         self.epochs: dict[str, int] = {}
+        self.started: dict[tuple[str, int], float] = {}
+        """(agent, epoch) → when this incarnation was started."""
         self.cures: set[str] = set(ACTIONS["exec"])
         """Actions that help."""
         self.ill: set[str] = set()
@@ -47,10 +49,9 @@ class Nurse(FakeNode):
     async def state(self, agent: str, state: AgentState, **more: Any) -> None:
         fleet, _, name = agent.partition("/")
         epoch = self.epochs.setdefault(agent, 1)
-        wanted = self.world.server.fleet(fleet)
-        status = AgentStatus(
-            id=agent, fleet=fleet, state=state, node=self.name, epoch=epoch, template=wanted.version, **more
-        )
+        started_at = self.started.setdefault((agent, epoch), self.world.clock.now())
+        known = {"template": self.world.server.fleet(fleet).version, "started_at": started_at}
+        status = AgentStatus(id=agent, fleet=fleet, state=state, node=self.name, epoch=epoch, **known | more)
         await self.fabric.store(f"$KV.now.{subjects.now_agent(self.name, fleet, name)}", msgspec.json.encode(status))
 
     async def event(self, kind: str, agent: str, text: str, **evidence: Any) -> None:

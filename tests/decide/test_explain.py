@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.decide.explain import explain, times
-from paddock.model.incident import Fact, Incident, IncidentState, Outcome, StepTaken
+from paddock.model.incident import BY_HAND, Fact, Incident, IncidentState, Outcome, StepTaken
 from paddock.model.policy import Action, Cause
 
 
@@ -111,6 +111,49 @@ def test_every_state_says_what_comes_next(fields: dict[str, Any], summary: str, 
     assert told.summary.endswith(summary)
     assert told.now.startswith(now)
     assert bool(told.now) == bool(now)
+
+
+def test_an_incident_that_a_person_opened_speaks_of_no_illness() -> None:
+    told = explain(
+        incident(
+            title="ann wants bot/3 healed",
+            cause=Cause.LOW_SCORE,
+            signature=BY_HAND,
+            sign_at=100.5,
+            state=IncidentState.RECOVERED,
+            recovered_at=110.0,
+            steps=[
+                step(1, Action.DEGRADE, Outcome.UNKNOWN, by="ann", detail="bob asked for restart before it was known"),
+                step(2, Action.RESTART, Outcome.RECOVERED, by="bob", detail="restart: begun"),
+            ],
+        ),
+        now=200.0,
+    )
+    text = "\n".join([told.summary, *(line.text for line in told.lines)])
+    assert told.summary == "ann wants bot/3 healed. Recovered after 9.5 s: bob's restart helped."
+    assert "low-score" not in text
+    assert "begun" not in text
+    assert "degrade: it was done, and whether it helped is not known; bob asked for restart" in text
+
+
+def test_what_was_said_again_and_again_is_told_once() -> None:
+    deaths = [Fact(at=100.0 + 2 * number, text="exit code 7", source="exit") for number in range(4)]
+    told = explain(incident(evidence=[*deaths, Fact(at=101.0, text="boom", source="log")]), now=200.0)
+    said = [line.text for line in told.lines if line.kind == "evidence"]
+    assert said == ["exit: exit code 7 (and 3 more times in 6 s)", "log: boom"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "now"),
+    [
+        ({"next_at": 230.0}, "its members wait; one of them is tried alone in 30 s"),
+        ({}, "its members wait; one of them is tried alone next"),
+        ({"offer": {"canary": "bot/2"}}, "bot/2 is tried alone; if that helps, its other members go on"),
+    ],
+)
+def test_a_common_cause_says_what_comes_of_its_members(fields: dict[str, Any], now: str) -> None:
+    known = incident(kind="common-cause", about="bot", state=IncidentState.HELD, members=["bot/1", "bot/2"], **fields)
+    assert explain(known, now=200.0).now == now
 
 
 @given(

@@ -228,6 +228,21 @@ def test_a_probe_that_failed_confirms_nothing_however_good_the_score_still_is() 
     assert known(Cause.ENDPOINT_DOWN, passed())
     assert not known(Cause.ENDPOINT_DOWN, passed(), failing(1))
     assert known(Cause.ENDPOINT_DOWN, passed(), failing(3, "readiness")), "that is no illness"
+    for cause in (Cause.SLOW, Cause.RESOURCES, Cause.LOW_SCORE):
+        assert known(cause, passed())
+        assert not known(cause, failing(1)), "a passed one is asked for"
+
+
+def test_what_nobody_asks_any_more_needs_no_answer_but_a_measurement() -> None:
+    def known(cause: Cause, seen: Vitals | None) -> bool:
+        return confirmed(cause, SPEC, status(), seen, Facts(), NOW - 10, NOW)
+
+    for cause in (Cause.ENDPOINT_DOWN, Cause.SLOW, Cause.RESOURCES, Cause.LOW_SCORE, Cause.CONNECTION):
+        assert known(cause, vitals(probes={}))
+        assert not known(cause, None)
+    assert not known(Cause.CONNECTION, msgspec.structs.replace(vitals(), linked=False))
+    unweighed = msgspec.structs.replace(vitals(), memory_bytes=-1, cpus=-1.0, open_files=-1)
+    assert not known(Cause.RESOURCES, unweighed)
 
 
 def test_resources_are_confirmed_by_what_is_used_and_by_the_probes_of_it() -> None:
@@ -246,9 +261,14 @@ def test_resources_are_confirmed_by_what_is_used_and_by_the_probes_of_it() -> No
 
 def test_a_crash_is_over_when_what_takes_its_place_has_answered_once_if_it_can_be_asked() -> None:
     def known(spec: FleetSpec, seen: Vitals | None, since: float = NOW - 10) -> bool:
-        return confirmed(Cause.CRASH, spec, status(), seen, Facts(), since, NOW)
+        return confirmed(Cause.CRASH, spec, status(started_at=NOW - 1), seen, Facts(), since, NOW)
 
-    assert known(SPEC, None), "it has no probes: that it runs is all that can be known"
+    assert not known(SPEC, None), "it has no probes: that it stays alive is all that can be known"
+    assert confirmed(Cause.CRASH, SPEC, status(started_at=NOW - 10), None, Facts(), NOW - 20, NOW)
+    assert not confirmed(Cause.CRASH, SPEC, status(started_at=None), None, Facts(), NOW - 20, NOW)
+    startup = Health(probes=[Probe(name="up", kind="tcp", url="h:1", phase="startup")])
+    for spoke in ({"runtime": "python"}, {"health": Health(http="http://x/")}, {"health": startup}):
+        assert known(msgspec.structs.replace(SPEC, **spoke), None), "an answer made it ready"
     assert not known(PROBED, None)
     assert not known(PROBED, vitals(probes={}))
     assert not known(PROBED, vitals(probes={"http": failing(1)}))

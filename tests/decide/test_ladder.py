@@ -20,18 +20,17 @@ from paddock.decide.ladder import (
     Recovered,
     Verify,
     Wait,
-    World,
     acted,
     apply,
     by_hand,
     give_up_s,
     next_step,
-    pending_step,
-    rungs,
 )
+from paddock.decide.rungs import World, pending_step, rungs
 from paddock.decide.storm import Answer
 from paddock.model.agent import AgentState
 from paddock.model.incident import Incident, IncidentState, Outcome, Severity
+from paddock.model.kpi import StepTally
 from paddock.model.policy import Action, Cause, Forecasting, Policy, Step
 
 OFFERS = frozenset({Action.RESTART, Action.RESTART_CLEAN, Action.REDEPLOY})
@@ -141,9 +140,76 @@ def test_nothing_is_recovered_before_it_was_measured() -> None:
     unknown = world(100, epoch=2, confirmed=False)
     assert isinstance(decide(held, unknown, 30.0)[0], Verify)
     assert isinstance(decide(held, unknown, 60.0)[0], Verify)
-    found, _ = decide(held, unknown, 61.0)
-    assert isinstance(found, Recovered)
-    assert "as it seems" in found.why
+    found, waits = decide(held, unknown, 61.0)
+    assert isinstance(found, Verify), "however long that takes"
+    assert "not been measured again" in waits.note
+    assert isinstance(decide(waits, msgspec.structs.replace(unknown, confirmed=True), 62.0)[0], Recovered)
+    late = 31.0 + give_up_s(FIXED, held.cause)
+    _, ended = decide(held, unknown, late)
+    assert (ended.state, ended.steps[0].outcome) == (IncidentState.WAITING, Outcome.UNKNOWN)
+    assert isinstance(decide(ended, unknown, late + 5.0)[0], Escalate)
+
+
+def test_a_score_that_is_not_known_neither_judges_a_step_nor_begins_one() -> None:
+    _, held = decide(incident(), world(), 0.0)
+    held = acted(FIXED, held, 1.0, ok=True)
+    unknown = world(-1, epoch=2)
+    assert isinstance(decide(held, unknown, 40.0)[0], Verify)
+    assert isinstance(decide(held, world(10, epoch=2), 40.0)[0], Wait), "it is known to be ill"
+    for seen in (world(-1), world(100, confirmed=False)):
+        found, held = decide(incident(), seen, 0.0)
+        assert isinstance(found, Wait)
+        assert held.state is IncidentState.OPEN
+        assert isinstance(decide(held, world(10), 0.1)[0], Act), "as soon as it is known"
+        assert isinstance(decide(incident(), seen, give_up_s(FIXED, held.cause))[0], Escalate)
+
+
+def test_what_did_not_replace_anything_is_not_verified_before_it_is_done() -> None:
+    policy = Policy(learn=False, ladder=[Step(action=Action.RESET_CONNECTION)])
+    offers = frozenset({Action.RESET_CONNECTION})
+    _, held = decide(incident(), world(offers=offers), 0.0, policy)
+    assert held.state is IncidentState.ACTING
+    assert isinstance(decide(held, world(100, offers=offers), 1.0, policy)[0], Act)
+
+
+def test_a_step_that_another_takes_the_place_of_was_done_and_is_judged_by_nobody() -> None:
+    _, held = decide(incident(), world(), 0.0)
+    held = acted(FIXED, held, 1.0, ok=True)
+    held = apply(held, by_hand(FIXED, held, Action.REDEPLOY, world(), who="ann", now=2.0), 2.0)
+    assert [step.outcome for step in held.steps] == [Outcome.UNKNOWN, Outcome.PENDING]
+    assert "ann asked for redeploy" in held.steps[0].detail
+
+
+def test_what_people_ask_for_takes_no_attempt_of_the_ladder() -> None:
+    held, actions = incident(), []
+    for now in range(0, 60, 10):
+        held = apply(held, by_hand(FIXED, held, Action.RESTART, world(), who="ann", now=now), now)
+        held = acted(FIXED, held, now, ok=False)
+    now, seen = 60.0, world()
+    while held.state is not IncidentState.ESCALATED:
+        found, held = decide(held, seen, now)
+        if isinstance(found, Act):
+            actions.append(str(found.step.action))
+            held = acted(FIXED, held, now, ok=False)
+        now += 10.0
+    assert actions == ["restart", "restart", "restart-clean", "redeploy"]
+
+
+def test_a_step_says_why_it_comes_before_the_one_that_is_next_and_what_it_waited_for() -> None:
+    helped = StepTally(signature="endpoint-down", cause="endpoint-down", action="redeploy", helped=9.0, failed=0.0)
+    failed = StepTally(signature="endpoint-down", cause="endpoint-down", action="restart", helped=0.0, failed=9.0)
+    found = next_step(Policy(), incident(), world(tallies=[helped, failed]), 0.0, lambda: 0.5)
+    assert isinstance(found, Act)
+    assert found.step.action is Action.REDEPLOY
+    assert found.why.endswith(
+        "; redeploy before restart, as learned: redeploy helped in 9 of 9 tries, restart helped in 0 of 9 tries"
+    )
+    plain = next_step(Policy(), incident(), world(), 0.0, random.Random(3).random)
+    assert isinstance(plain, Act)
+    assert (plain.step.action, plain.why) == (Action.RESTART, "endpoint-down: probe http failed")
+    _, held = decide(incident(), world(budget=Answer(False, 9.0, "too many")), 0.0)
+    after = decide(held, world(), 9.0)[0]
+    assert after.why == "endpoint-down: probe http failed (it waited: too many)"
 
 
 def test_a_step_whose_new_incarnation_is_ill_as_well_did_not_help_and_nothing_more_is_waited_for() -> None:
@@ -243,7 +309,7 @@ def test_who_is_wanted_no_more_closes() -> None:
     _, held = decide(incident(), world(), 0.0)
     found, held = decide(held, world(wanted=False), 1.0)
     assert isinstance(found, Close)
-    assert (held.state, held.steps[0].outcome) == (IncidentState.CLOSED, Outcome.SKIPPED)
+    assert (held.state, held.steps[0].outcome) == (IncidentState.CLOSED, Outcome.UNKNOWN)
     assert decide(held, world(), 2.0)[0] == Wait(until=math.inf, why="it is over", state=IncidentState.CLOSED)
 
 

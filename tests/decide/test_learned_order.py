@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.decide.learn import COSTS, HALF_LIFE_S, Tried, beta, order, tally
+from paddock.decide.learn import COSTS, HALF_LIFE_S, Tried, because, beta, order, tally
 from paddock.model.incident import Outcome
 from paddock.model.kpi import StepTally
 from paddock.model.policy import OF_THE_MACHINE, Action, Cause, Step
@@ -33,10 +33,29 @@ def firsts(tallies: list[StepTally], **more: object) -> Counter[Action]:
     return Counter(ordered(tallies, seed, **more)[0] for seed in range(200))
 
 
-def test_without_experience_the_order_of_the_policy_is_the_usual_one() -> None:
-    found = firsts([])
+def test_without_experience_the_order_is_that_of_the_policy() -> None:
+    assert firsts([]) == {RESTART: 200}
+    assert ordered([known(RESTART, 9, 0, "t", "hang")]) == [step.action for step in LADDER], "of another cause"
+
+
+def test_little_experience_leaves_the_order_of_the_policy_the_usual_one() -> None:
+    found = firsts([known(RESTART, 1, 1)])
     assert found.most_common(1)[0][0] is RESTART
-    assert found[RESTART] > 110
+    assert found[RESTART] < 200
+
+
+def test_why_one_comes_first_is_said() -> None:
+    tallies = [known(RESTART, 0, 10), known(CLEAN, 3, 1)]
+    asked = {"signature": "s", "cause": Cause.CRASH}
+    assert because(CLEAN, RESTART, tallies, **asked) == (
+        "restart-clean before restart, as learned: restart-clean helped in 3 of 4 tries, "
+        "restart helped in 0 of 10 tries"
+    )
+    assert because(REDEPLOY, CLEAN, tallies, **asked) == (
+        "redeploy before restart-clean, by lot, to learn more: redeploy is new to this, "
+        "restart-clean helped in 3 of 4 tries"
+    )
+    assert "as learned" in because(CLEAN, RESET, [], **asked, tried=[RESET])
 
 
 def test_what_helped_against_this_signature_comes_first() -> None:
@@ -57,7 +76,8 @@ def test_what_helped_against_its_kin_counts_a_little() -> None:
 
 
 def test_what_did_not_help_in_this_incident_is_put_off() -> None:
-    assert firsts([], tried=[RESTART, RESTART])[RESTART] < 40
+    some = [known(RESTART, 1, 1)]
+    assert firsts(some, tried=[RESTART, RESTART])[RESTART] < 40
 
 
 def test_old_experience_fades() -> None:

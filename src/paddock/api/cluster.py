@@ -16,6 +16,7 @@ from paddock.control.service import TaskRequest
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Refused
 from paddock.model.names import check_task_id, split_agent
+from paddock.model.policy import Action
 from paddock.model.task import Priority
 
 router = APIRouter(prefix="/api/cluster", tags=["cluster"], dependencies=[Depends(known_query)])
@@ -76,7 +77,7 @@ async def cluster_heal(
     if not body.agent:
         return Json({"healed": list(await control.heal_all(by=by))})
     split_agent(body.agent)
-    return Json({"healed": [(await control.restart(body.agent, by=by)).id]})
+    return Json({"healed": [(await control.care.heal(body.agent, Action.RESTART, by=by)).about]})
 
 
 def request_of(body: dict[str, Any]) -> TaskRequest:

@@ -33,8 +33,8 @@ from paddock.model.errors import PaddockError
 GC_OBJECTS = 10_000
 """The garbage collector looks when so many objects more were made than went."""
 SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter while another waits for it (Python's own: 5 ms): the loop must not wait long
-for the thread that writes the record."""
+"""How long a thread may keep the interpreter while another waits for it (Python's own: 5 ms): the loop of a role must
+not wait for the thread that writes the record."""
 if TYPE_CHECKING:
     # Each role imports what is its own when it starts: a node that comes back has no time for the server's modules.
     from paddock.control.server import ControlServer

@@ -69,15 +69,16 @@ def explain(
     if output is not show.Form.TABLE:
         show.dump(told, output)
         return
-    typer.echo(f"Incident {number}: {told['summary']}")
+    typer.echo(show.wrapped(f"Incident {number}: {told['summary']}"))
     for name, seconds in told["times"].items():
         typer.echo(f"  time to {name}: {seconds:.2f} s")
     if told["lines"]:
         typer.echo("")
     for line in told["lines"]:
-        typer.echo(f"{show.moment(line['at'])}  {line['text']}")
+        at = f"{show.moment(line['at'])}  "
+        typer.echo(show.wrapped(at + line["text"], indent=len(at)))
     if told["now"]:
-        typer.echo(f"\nNow: {told['now']}")
+        typer.echo("\n" + show.wrapped(f"Now: {told['now']}"))
 
 
 def rollback(context: typer.Context, fleet: Annotated[str, typer.Argument(show_default=False)]) -> None:

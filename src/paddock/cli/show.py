@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -60,6 +61,14 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     console(err=True).print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)
+
+
+def wrapped(text: str, *, indent: int = 0) -> str:
+    """Text in the width of the terminal, its further lines that far in; as it is when there is none."""
+    wide = console().width
+    if wide == WIDTH_UNKNOWN:
+        return text
+    return textwrap.fill(text, max(wide, indent + 20), subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def dump(value: Any, form: Form) -> None:

@@ -24,12 +24,11 @@ from paddock.control.reports import Reports
 from paddock.control.signs import Found, Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
-from paddock.decide.ladder import by_hand
 from paddock.decide.rehearse import Rehearsal, Rehearsed, rehearse
 from paddock.model.agent import Event
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.health import Band, HealthPoint, Score
-from paddock.model.incident import Fact, Incident, IncidentState, Severity
+from paddock.model.incident import BY_HAND, Fact, Incident, IncidentState, Severity
 from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.names import split_agent
 from paddock.model.policy import Action, Cause, Policy
@@ -44,6 +43,8 @@ ROWS_MAX = 500
 INCIDENTS_MAX = 1000
 """Of one report; the newest."""
 CHANGES_MAX = 200
+TRIES_MAX = 3
+"""To begin with what a person asks for, while incidents end by themselves."""
 CHANGES_S = 3600.0
 
 
@@ -65,6 +66,7 @@ class Care:
         )
         self._dirty: dict[int, Incident] = {}
         self._written = asyncio.Event()
+        self._by_hand = asyncio.Lock()
         self.signs.changes_of = self._changes_of
         self._lately: deque[Event] = deque(maxlen=CHANGES_MAX)
         core.recorder.on_event.append(self._happened)
@@ -183,14 +185,15 @@ class Care:
             offers = ", ".join(sorted(self.actions.offers(status)))
             raise Refused(f"{agent} runs by {wanted.spec.runtime}, which does not offer {action}; it offers: {offers}")
         who = by or "a person"
-        incident = next((held for held in self.book.about(agent) if held.kind == "agent"), None)
-        if incident is None:
-            incident = await self._open_by_hand(agent, who)
-        policy = wanted.spec.policy
-        decision = by_hand(
-            policy, incident, Action(action), self.healer.world(incident, policy), who=who, now=self._core.clock.now()
-        )
-        healed = await self.healer.take(incident, decision)
+        for _ in range(TRIES_MAX):
+            async with self._by_hand:  # many may ask at once: it is one incident
+                incident = next((held for held in self.book.about(agent) if held.kind == "agent"), None)
+                incident = incident or await self._open_by_hand(agent, who)
+            healed = await self.healer.take(incident.key, Action(action), who=who)
+            if healed is not None:
+                break
+        else:
+            raise Unavailable(f"the incidents of {agent} end as soon as they are opened: ask again")
         await self._core.events.tell("agent.heal", agent, f"{action} of {agent} on request", by=by)
         return healed
 
@@ -201,10 +204,11 @@ class Care:
             epoch=self._core.mirror.agents[agent].epoch,
             at=self._core.clock.now(),
             cause=Cause.LOW_SCORE,
-            signature=f"{Cause.LOW_SCORE}: by hand",
+            signature=BY_HAND,
             title=f"{who} wants {agent} healed",
             severity=Severity.INFO,
             facts=[],
+            release=self._core.mirror.agents[agent].template,
         )
         opened = await self.signs.open(wish)
         if opened is None:

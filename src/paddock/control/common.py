@@ -22,7 +22,7 @@ from paddock.decide.storm import Common, Population, correlate, held_by_node
 from paddock.model.agent import Event
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.incident import Fact, Incident, IncidentState, Severity
-from paddock.model.policy import Cause
+from paddock.model.policy import Cause, Storm
 from paddock.ports.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,8 @@ class CommonCauses:
         if parent is None:
             if not members:
                 return
-            parent = await self._book.begin(self._incident(common, members))
+            storm = policy_of(self._mirror, members[0].fleet).storm
+            parent = await self._book.begin(self._incident(common, members, storm))
             if parent is None:
                 return
         elif joined := sorted(set(common.agents) - set(parent.members)):
@@ -117,8 +118,11 @@ class CommonCauses:
                 why = f"one of {len(common.agents)} with a common cause: see incident {parent.id}"
                 await self._book.change(member, parent=parent.key, state=IncidentState.HELD, note=why)
 
-    def _incident(self, common: Common, members: Sequence[Incident]) -> Incident:
-        now, first = self._clock.now(), min(members, key=lambda member: member.sign_at)
+    def _incident(self, common: Common, members: Sequence[Incident], storm: Storm) -> Incident:
+        now = self._clock.now()
+        # One that was ill long before is explained by it as well, but it did not begin with that one.
+        recent = [member for member in members if now - member.sign_at <= storm.window_s] or members
+        first = min(recent, key=lambda member: member.sign_at)
         changes = [change for change in first.changes if first.sign_at - change.at <= CHANGES_S]
         fleets = {member.fleet for member in members}
         releases = {member.release for member in members}
@@ -150,7 +154,7 @@ class CommonCauses:
         return wanted is not None and wanted.spec.version == version
 
     def _past(self, incident: Incident) -> bool:
-        """Whether it is of a release that is wanted no more: what that died of is no cause any more."""
+        """Whether it is of a release that is wanted no more: what that died of says nothing of the present one."""
         return bool(incident.release) and not self._is_wanted(incident.fleet, incident.release)
 
     def _title(self, common: Common) -> str:

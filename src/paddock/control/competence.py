@@ -42,6 +42,8 @@ class Answer(msgspec.Struct, frozen=True):
 class _Held:
     fails: int = 0
     """In a row."""
+    since: float = 0.0
+    """When the first of them was."""
     epoch: int = 0
     """Of the incarnation that was asked last."""
     due: float = NEVER
@@ -124,8 +126,10 @@ class Competence:
             before = self._clock.monotonic()
             why = await self._answer(agent, probe)
             took_s = self._clock.monotonic() - before
+        now = self._clock.now()
+        held.since = (held.since if held.fails else now) if why else 0.0
         held.fails = held.fails + 1 if why else 0
-        fact = ProbeFact(held.fails, probe.fails, probe.phase, took_s, self._clock.now(), why)
+        fact = ProbeFact(held.fails, probe.fails, probe.phase, took_s, now, why, held.since)
         self._health.answered(agent, name, fact)
         if held.due == due:  # else it is to be asked again already
             self._again(agent, probe, held)

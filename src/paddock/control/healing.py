@@ -28,18 +28,21 @@ from paddock.control.vitals import VitalsBook
 from paddock.decide import ladder, storm
 from paddock.decide.health import HEALED_BY_NODE
 from paddock.decide.learn import HALF_LIFE_S
+from paddock.decide.rungs import World, pending_step
 from paddock.decide.signs import confirmed, refuted, told_late
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import Conflict, PaddockError
 from paddock.model.health import Score, Vitals
 from paddock.model.incident import Incident, IncidentState, StepTaken
 from paddock.model.kpi import StepTally
-from paddock.model.policy import Policy
+from paddock.model.policy import Action, Policy
 
 log = structlog.get_logger(__name__)
 
 AT_ONCE = 32
 RETRY_S = 1.0
+TRIES_MAX = 10
+"""To begin with what a person asks for, while others go on with the incident."""
 AGAIN_S = 10.0
 """An open incident is looked at after so long, whatever happens."""
 UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
@@ -67,8 +70,8 @@ class Healer:
         self._tallies: Sequence[StepTally] = ()
         self._acted: dict[str, deque[float]] = {}
         self._ended: deque[StepTaken] = deque(maxlen=STEPS_KEPT)
-        self._taken: dict[str, deque[float]] = {}
-        """agent → when steps were taken for it, for the recovery window."""
+        self._taken: dict[str, deque[tuple[float, str]]] = {}
+        """agent → when its policy took a step for it and in which incident, for the recovery window."""
         self._under: dict[str, set[str]] = {}
         """fleet → keys of the incidents in which something is being done."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -139,12 +142,26 @@ class Healer:
     async def _woken(self) -> bool:
         return await self._wake.wait()
 
-    async def take(self, incident: Incident, act: ladder.Act) -> Incident:
-        """Take a step that a person asks for, now; returns the incident as it is afterwards."""
-        async with self._lock(incident.key):
-            changed = await self._begin(incident, ladder.apply(incident, act, self._clock.now()))
-            await self._do(policy_of(self._mirror, incident.fleet), changed, act.step)
-        return self._book.open.get(incident.key, changed)
+    async def take(self, key: str, action: Action, *, who: str) -> Incident | None:
+        """Take a step that a person asks for, now, after what is being done to this incident; returns the incident as
+        it is afterwards. None: it is over."""
+        async with self._lock(key):
+            for _ in range(TRIES_MAX):
+                incident = self._book.open.get(key)
+                if incident is None:
+                    break
+                policy, now = policy_of(self._mirror, incident.fleet), self._clock.now()
+                act = ladder.by_hand(policy, incident, action, self.world(incident, policy), who=who, now=now)
+                try:
+                    changed = await self._begin(incident, ladder.apply(incident, act, now))
+                except Conflict:
+                    continue  # a sign came in between
+                try:
+                    await self._do(policy, changed, act.step)
+                except Conflict:
+                    self.look_at(key)  # likewise: it is done, and asked for again to write that down
+                return self._book.open.get(key, changed)
+        return None
 
     # -- one incident ----------------------------------------------------------------------------------------------
 
@@ -183,14 +200,17 @@ class Healer:
         if isinstance(decision, ladder.Act):
             await self._do(policy, changed, decision.step)
         elif not changed.state.over:
-            # Also what waits for people: that it is well again need not show as a change, as after a restart.
-            self._at(changed.next_at if changed.next_at > now else now + AGAIN_S, changed.key)
+            # Also what waits: that it is well again need not show as a change, as after a restart.
+            self._at(min(changed.next_at, now + AGAIN_S) if changed.next_at > now else now + AGAIN_S, changed.key)
 
     async def _begin(self, before: Incident, after: Incident) -> Incident:
         """Write that it is acted on. It counts before that is written: others are decided on meanwhile."""
         now = self._clock.now()
-        self._acted.setdefault(before.fleet, deque(maxlen=ACTED_KEPT)).append(now)
-        self._taken.setdefault(before.about, deque(maxlen=ACTED_KEPT)).append(now)
+        step = pending_step(after)
+        if after != before:  # else it is asked for again
+            self._acted.setdefault(before.fleet, deque(maxlen=ACTED_KEPT)).append(now)
+            if step is not None and step.by == "policy":
+                self._taken.setdefault(before.about, deque(maxlen=ACTED_KEPT)).append((now, before.key))
         self._under.setdefault(before.fleet, set()).add(before.key)
         try:
             return await self._write(before, after) if after != before else before
@@ -214,14 +234,14 @@ class Healer:
 
     # -- what a decision goes by -----------------------------------------------------------------------------------
 
-    def world(self, incident: Incident, policy: Policy) -> ladder.World:
+    def world(self, incident: Incident, policy: Policy) -> World:
         """All that is known now of the agent of an incident, and of what may be done."""
         now = self._clock.now()
         status, wanted = self._mirror.agents.get(incident.about), self._mirror.fleets.get(incident.fleet)
         score = self._health.scores.get(incident.about)
         name = incident.about.partition("/")[2]
         standby = self._mirror.fleets.get(policy.standby) if policy.standby else None
-        return ladder.World(
+        return World(
             wanted=status is not None and wanted is not None and name in wanted.names,
             epoch=status.epoch if status is not None else 0,
             state=self._state(incident, status),
@@ -264,7 +284,7 @@ class Healer:
         return not any(other.offer.get("canary") == incident.about for other in self._book.open.values())
 
     def _refuted(self, incident: Incident, status: AgentStatus | None) -> bool:
-        pending = ladder.pending_step(incident)
+        pending = pending_step(incident)
         if pending is None or status is None:
             return False
         return refuted(status, self._vitals.of(status), pending.epoch)
@@ -273,7 +293,7 @@ class Healer:
         """Steps under way, of all incidents."""
         keys = [key for under in self._under.values() for key in under]
         held = [self._book.open[key] for key in keys if key in self._book.open]
-        return [step for incident in held if (step := ladder.pending_step(incident)) is not None]
+        return [step for incident in held if (step := pending_step(incident)) is not None]
 
     def _peers(self, incident: Incident) -> float:
         """How agents of the same fleet are that nothing is done with; a few of them are enough."""
@@ -290,10 +310,9 @@ class Healer:
     def _steps_before(self, incident: Incident, policy: Policy, now: float) -> int:
         """Steps taken for this agent in earlier incidents within the recovery window."""
         taken = self._taken.get(incident.about, deque())
-        while taken and now - taken[0] > policy.window_s:
+        while taken and now - taken[0][0] > policy.window_s:
             taken.popleft()
-        own = sum(1 for step in incident.steps if step.acted_at and step.by != "node")
-        return max(0, len(taken) - own)
+        return sum(key != incident.key for _, key in taken)
 
     # -- wakes -----------------------------------------------------------------------------------------------------
 

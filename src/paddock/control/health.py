@@ -110,6 +110,7 @@ class HealthKeeper:
 
     async def run(self) -> None:
         """For ever: judge who is due, and write history when a stretch is over."""
+        await self.round()  # nobody is left unknown for longer than it must be
         while True:
             await self._clock.sleep(ROUND_S)
             await self.round()
@@ -121,7 +122,9 @@ class HealthKeeper:
         due, self._due = self._due, {}
         self._slice = (self._slice + 1) % SLICES
         chosen = [
-            agent for index, agent in enumerate(self._mirror.agents) if agent in due or index % SLICES == self._slice
+            agent
+            for index, agent in enumerate(self._mirror.agents)
+            if agent in due or index % SLICES == self._slice or agent not in self.scores
         ]
         for number, agent in enumerate(chosen, 1):
             if agent in self._mirror.agents:

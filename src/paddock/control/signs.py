@@ -21,6 +21,7 @@ import structlog
 from paddock.control.incidents import Book
 from paddock.control.mirror import Mirror
 from paddock.decide.health import Sign
+from paddock.decide.rungs import unjudged
 from paddock.decide.signature import cause_of, signature
 from paddock.model.agent import AgentState, AgentStatus, Event, Evidence
 from paddock.model.errors import Conflict, PaddockError
@@ -52,6 +53,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     severity: Severity
     facts: list[Fact]
+    release: str
+    """Version of the template that ran."""
 
 
 class Signs:
@@ -59,6 +62,10 @@ class Signs:
         self._clock, self._mirror, self._book = clock, mirror, book
         self._waiting: deque[Found] = deque(maxlen=WAITING_MAX)
         self._wake = asyncio.Event()
+        self._ended: dict[str, float] = {}
+        """Agent → when its last incident ended: what was measured before that belongs to it."""
+        book.on_change.append(self._incident_changed)
+        mirror.on_gone.append(self._forget)
         self.changes_of: Callable[[str, str], list[Fact]] = lambda fleet, node: []
         """What changed lately that may be why; for the incident's page."""
 
@@ -112,24 +119,28 @@ class Signs:
                 title=event.text,
                 severity=Severity.ERROR if quarantined else Severity.WARNING,
                 facts=facts,
+                release=evidence.version or status.template,
             )
         )
 
     def stands_out(self, status: AgentStatus, score: Score, sign: Sign) -> None:
         """A judgement of an agent's health with something in it. Only what is to be healed opens an incident."""
-        if not sign.heal or status.state in QUIET or self._book.about(status.id):
+        known = any(held.release in ("", status.template) for held in self._book.about(status.id))
+        if not sign.heal or status.state in QUIET or known:
             return
+        since = max(sign.since, self._ended.get(status.id, 0.0)) if sign.since else score.at
         self.put(
             Found(
                 about=status.id,
                 fleet=status.fleet,
                 epoch=status.epoch,
-                at=score.at,
+                at=min(since, score.at),
                 cause=sign.cause,
                 signature=signature(sign.cause, sign.text),
                 title=f"{status.id}: {sign.text}",
                 severity=Severity.INFO if sign.cause is Cause.FORECAST else Severity.WARNING,
                 facts=list(sign.evidence) or [Fact(at=score.at, text=sign.text, source="score")],
+                release=status.template,
             )
         )
 
@@ -137,10 +148,31 @@ class Signs:
 
     async def _take(self, found: Found) -> None:
         for held in self._book.about(found.about):
-            if held.kind == "agent":
+            if held.kind == "agent" and not self._is_another(held, found):
                 await self._continue(held, found)
                 return
+            if held.kind == "agent":
+                await self._leave(held)
         await self.open(found)
+
+    def _is_another(self, held: Incident, found: Found) -> bool:
+        """Whether it speaks of another version than that which the incident is about: its failures are no evidence of
+        that one."""
+        other = held.release and found.release and held.release != found.release
+        return bool(other) and found.epoch > held.epoch
+
+    async def _leave(self, held: Incident) -> None:
+        """End the incident of a version that does not run any more."""
+        now, why = self._clock.now(), f"{held.about} is another version now, and ill for itself"
+        steps = unjudged(held, now, why)
+        await self._book.change(held, state=IncidentState.CLOSED, closed_at=now, steps=steps, note=why)
+
+    def _forget(self, agent: str) -> None:
+        self._ended.pop(agent, None)
+
+    def _incident_changed(self, incident: Incident) -> None:
+        if incident.kind == "agent" and incident.state.over and incident.about in self._mirror.agents:
+            self._ended[incident.about] = max(incident.closed_at, self._ended.get(incident.about, 0.0))
 
     async def _continue(self, held: Incident, found: Found) -> None:
         """It is known to be ill; this is more of the same, or why a step did not help."""
@@ -170,7 +202,7 @@ class Signs:
                 about=found.about,
                 fleet=fleet,
                 node=status.node,
-                release=status.template,
+                release=found.release,
                 cause=found.cause,
                 signature=found.signature,
                 title=found.title,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from paddock.model.incident import Incident, IncidentState, Outcome, StepTaken
+from paddock.model.incident import BY_HAND, Fact, Incident, IncidentState, Outcome, StepTaken
 
 NODE = "node"
+BEGUN = ": begun"
+"""How a node answers that it is at it; once the outcome is known that says nothing."""
+WORDS = {
+    Outcome.RECOVERED: "it helped",
+    Outcome.NO_BETTER: "it did not help",
+    Outcome.FAILED: "it failed",
+    Outcome.UNKNOWN: "it was done, and whether it helped is not known",
+}
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -53,7 +61,8 @@ def times(incident: Incident) -> dict[str, float]:
 
 def _summary(incident: Incident) -> str:
     taken = [step for step in incident.steps if step.outcome is not Outcome.SKIPPED]
-    text = f"{incident.title} (cause: {incident.cause})."
+    asked = incident.signature == BY_HAND  # nothing need have been ill
+    text = f"{incident.title}." if asked else f"{incident.title} (cause: {incident.cause})."
     if incident.state is IncidentState.RECOVERED:
         took = f" after {times(incident)['recover']:.1f} s" if "recover" in times(incident) else ""
         helped = next((step for step in reversed(taken) if step.outcome is Outcome.RECOVERED), None)
@@ -68,11 +77,12 @@ def _summary(incident: Incident) -> str:
 
 
 def _lines(incident: Incident) -> Iterator[Line]:
-    yield Line(incident.sign_at, f"first sign: {incident.title}", "sign")
-    yield Line(incident.opened_at, f"seen, and taken for {incident.cause} ({incident.signature})", "sign")
-    for fact in incident.evidence:
-        source = f"{fact.source}: " if fact.source else ""
-        yield Line(fact.at, f"{source}{fact.text}", "evidence")
+    if incident.signature == BY_HAND:
+        yield Line(incident.opened_at, incident.title, "sign")
+    else:
+        yield Line(incident.sign_at, f"first sign: {incident.title}", "sign")
+        yield Line(incident.opened_at, f"seen, and taken for {incident.cause} ({incident.signature})", "sign")
+    yield from _evidence_lines(incident.evidence)
     for change in incident.changes:
         yield Line(change.at, f"before that: {change.text}", "change")
     for step in incident.steps:
@@ -81,6 +91,19 @@ def _lines(incident: Incident) -> Iterator[Line]:
         yield Line(incident.recovered_at, f"recovered: {incident.note}" if incident.note else "recovered", "end")
     elif incident.closed_at:
         yield Line(incident.closed_at, f"closed: {incident.note}" if incident.note else "closed", "end")
+
+
+def _evidence_lines(evidence: Sequence[Fact]) -> Iterator[Line]:
+    """What was said again and again is told once, with how often."""
+    alike: dict[tuple[str, str], list[float]] = {}
+    for fact in evidence:
+        alike.setdefault((fact.source, fact.text), []).append(fact.at)
+    for (source, text), times in alike.items():
+        told = f"{source}: {text}" if source else text
+        again = len(times) - 1
+        if again:
+            told += f" (and {again} more time{'s' * (again > 1)} in {max(times) - min(times):.0f} s)"
+        yield Line(min(times), told, "evidence")
 
 
 def _step_lines(step: StepTaken) -> Iterator[Line]:
@@ -95,13 +118,12 @@ def _step_lines(step: StepTaken) -> Iterator[Line]:
 
 
 def _outcome(step: StepTaken) -> str:
-    words = {Outcome.RECOVERED: "it helped", Outcome.NO_BETTER: "it did not help", Outcome.FAILED: "it failed"}
-    text = f"{step.action}: {words[step.outcome]}"
+    text = f"{step.action}: {WORDS[step.outcome]}"
     if step.score_before >= 0 and step.score_after >= 0:
         text += f"; score {step.score_before} before, {step.score_after} after"
     if step.peers_before >= 0 and step.peers_after >= 0:
         text += f" (those left alone: {step.peers_before:.0f}, {step.peers_after:.0f})"
-    return f"{text}; {step.detail}" if step.detail else text
+    return f"{text}; {step.detail}" if step.detail and not step.detail.endswith(BEGUN) else text
 
 
 def _who(step: StepTaken | None) -> str:
@@ -121,8 +143,19 @@ def _next(incident: Incident, now: float) -> str:
         return (
             f"look at it, then: paddock heal {incident.about} --action restart, or paddock incident close {incident.id}"
         )
+    if incident.kind == "common-cause":
+        return _next_of_all(incident, now)
     if incident.state is IncidentState.HELD:
         return "its common cause is dealt with first"
     if incident.next_at > now:
         return f"looked at again within {incident.next_at - now:.0f} s"
     return "being worked on"
+
+
+def _next_of_all(incident: Incident, now: float) -> str:
+    """Of a common cause: its members wait for it."""
+    if canary := incident.offer.get("canary"):
+        return f"{canary} is tried alone; if that helps, its other members go on"
+    if incident.next_at > now:
+        return f"its members wait; one of them is tried alone in {incident.next_at - now:.0f} s"
+    return "its members wait; one of them is tried alone next"

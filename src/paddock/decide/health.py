@@ -91,6 +91,8 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
     """It must be healed; else people are told, and that is all."""
     text: str
     evidence: list[Fact] = []
+    since: float = 0.0
+    """When the first measurement of it was; 0: this is the first."""
 
 
 def score(

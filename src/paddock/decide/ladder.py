@@ -14,22 +14,22 @@
 
 `next_step` decides; `apply` gives the incident to write before the deed; the deed is asked of the node for one epoch,
 so that doing it twice is doing it once; `acted` gives the incident to write when the node has answered. Who dies
-between any two of them finds the same step again.
+between any two of them finds the same step again. What is not known is waited for: neither is a step judged by it, nor
+is one taken.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from paddock.decide.learn import order, until_escalation
-from paddock.decide.storm import YES, Answer
+from paddock.decide.learn import because, order, until_escalation
+from paddock.decide.rungs import World, begin, end, missing, old, pending_step, rung_of, rungs, skip
 from paddock.model.agent import AgentState
 from paddock.model.incident import Incident, IncidentState, Outcome, Severity, StepTaken
-from paddock.model.kpi import StepTally
 from paddock.model.policy import Action, Cause, Policy, Step
 
 AT_IT_S = 5.0
@@ -39,34 +39,6 @@ ANSWER_S_MAX = 60.0
 
 ON_THE_WAY = (AgentState.PENDING, AgentState.STARTING, AgentState.DRAINING, AgentState.STOPPING)
 RUNS = (AgentState.READY, AgentState.DEGRADED)
-NEW_EPOCH = (Action.RESTART, Action.RESTART_CLEAN, Action.REBOOT, Action.REDEPLOY)
-"""Actions that end in a new incarnation; until it is there, what is measured is the old one."""
-
-
-class World(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known now of the agent of an incident, and of what may be done."""
-
-    epoch: int
-    state: AgentState
-    wanted: bool = True
-    score: int = -1
-    confirmed: bool = True
-    """Whether that which was ill was measured since the last step."""
-    refuted: bool = False
-    """Whether what the step under way has started is ill as well (for both: `decide/signs.py`)."""
-    peers: float = -1.0
-    """Mean score of agents of its fleet that are left alone; -1: there are none."""
-    offers: frozenset[Action] = frozenset()
-    """What its runtime can do."""
-    standby: bool = False
-    """There is a fleet to activate."""
-    budget: Answer = YES
-    breaker: Answer = YES
-    steps_before: int = 0
-    """Steps by the policy for this agent in other incidents within `Policy.window_s`."""
-    held: bool = False
-    """By a common cause: its parent, or its node, which starts none of its release but a canary."""
-    tallies: Sequence[StepTally] = ()
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +96,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
     if state.over:
         return Wait(until=math.inf, why="it is over", state=state)
     if not world.wanted:
-        ended = pending and _end(pending, Outcome.SKIPPED, world, now, "the agent is wanted no more")
+        ended = pending and end(pending, Outcome.UNKNOWN, world, now, "the agent is wanted no more")
         return Close(why=f"{incident.about} is wanted no more", ended=ended)
     if _well(policy, world):
         found = _recovered(policy, incident, world, now)
@@ -144,6 +116,8 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
         reflex = _reflex(policy, incident, world, now)
         if reflex is not None:
             return reflex
+    if doubt := _doubt(policy, incident, world):
+        return Wait(until=_soon(incident, now), why=doubt, state=IncidentState.OPEN)  # until it is known, no longer
     if hopeless := _hopeless(policy, incident, world):
         return Escalate(why=hopeless)
     return _climb(policy, incident, world, now, dice)
@@ -155,20 +129,11 @@ def give_up_s(policy: Policy, cause: Cause) -> float:
     return policy.window_s + sum(step.attempts * (2 * step.verify_s + step.cooldown_s) for step in steps)
 
 
-def rungs(policy: Policy, cause: Cause) -> list[Step]:
-    return policy.causes.get(cause) or policy.ladder
-
-
-def pending_step(incident: Incident) -> StepTaken | None:
-    """The step that is under way."""
-    return next((step for step in reversed(incident.steps) if step.outcome is Outcome.PENDING), None)
-
-
 def by_hand(policy: Policy, incident: Incident, action: Action, world: World, *, who: str, now: float) -> Act:
     """A step that a person asks for: it needs no rung, no budget and no breaker. One under way gives way."""
     pending = pending_step(incident)
-    ended = pending and _end(pending, Outcome.SKIPPED, world, now, f"{who} asked for {action} instead")
-    step = _step(policy, incident, _rung(policy, incident, action), world, f"{who} asked for it", now)
+    ended = pending and end(pending, Outcome.UNKNOWN, world, now, f"{who} asked for {action} before it was known")
+    step = begin(policy, incident, rung_of(policy, incident, action), world, f"{who} asked for it", now)
     return Act(step=msgspec.structs.replace(step, by=who), why=f"{who} asked for {action}", ended=ended)
 
 
@@ -204,7 +169,7 @@ def acted(policy: Policy, incident: Incident, now: float, *, ok: bool, detail: s
     step, replace = pending_step(incident), msgspec.structs.replace
     if step is None or incident.state is not IncidentState.ACTING:
         return incident
-    rung = _rung(policy, incident, step.action)
+    rung = rung_of(policy, incident, step.action)
     others = [one for one in incident.steps if one.number != step.number]
     if ok:
         done = replace(step, acted_at=now, due_at=now + rung.verify_s, detail=detail)
@@ -230,46 +195,59 @@ def _recovered(policy: Policy, incident: Incident, world: World, now: float) -> 
         if not world.confirmed:
             return None
         node = _by_node(policy, incident, world, now)
-        ended = node and _end(node, Outcome.RECOVERED, world, now, "")
+        ended = node and end(node, Outcome.RECOVERED, world, now, "")
         return Recovered(why="its node restarted it" if ended else "it is well by itself", ended=ended)
-    if _old(pending, world):
+    if old(pending, world):
         if now < pending.due_at or incident.state is IncidentState.ACTING:
             return None
-        ended = _end(pending, Outcome.FAILED, world, now, "no new incarnation came of it")
+        ended = end(pending, Outcome.FAILED, world, now, "no new incarnation came of it")
         return Recovered(why="it is well by itself", ended=ended) if world.confirmed else None
-    score = f"its score is {world.score}"
-    if world.confirmed:
-        ended = _end(pending, Outcome.RECOVERED, world, now, pending.detail)
-        return Recovered(why=f"{pending.action} helped: {score}", ended=ended)
-    patience_s = _rung(policy, incident, pending.action).verify_s
-    if incident.state is IncidentState.ACTING or now < pending.due_at + patience_s:
+    acting = incident.state is IncidentState.ACTING and world.epoch <= pending.epoch
+    if acting or not world.confirmed:
         return None
-    ended = _end(pending, Outcome.RECOVERED, world, now, "what was ill has not been measured since")
-    return Recovered(why=f"{pending.action} helped, as it seems: {score}, and nothing says otherwise", ended=ended)
+    ended = end(pending, Outcome.RECOVERED, world, now, pending.detail)
+    return Recovered(why=f"{pending.action} helped: its score is {world.score}", ended=ended)
 
 
-def _old(step: StepTaken, world: World) -> bool:
-    """Whether what runs is still that which the step is to replace."""
-    return step.by != "node" and step.action in NEW_EPOCH and world.epoch <= step.epoch
+def _doubt(policy: Policy, incident: Incident, world: World) -> str:
+    """What is not known of the agent and must be before it is judged; empty: it is known to be ill. A forecast is of
+    one that is well: that it is not confirmed means that the trend goes on."""
+    if world.score < 0:
+        return "how it is is not known yet"
+    if _well(policy, world) and not world.confirmed and incident.cause is not Cause.FORECAST:
+        return "it seems well: what was ill has not been measured again yet"
+    return ""
+
+
+def _soon(incident: Incident, now: float) -> float:
+    """When to look again at what cannot be known at once."""
+    return incident.next_at if incident.next_at > now else now + AT_IT_S
 
 
 def _under_way(policy: Policy, incident: Incident, step: StepTaken, world: World, now: float) -> Decision:
-    rung = _rung(policy, incident, step.action)
+    rung = rung_of(policy, incident, step.action)
     if incident.state is IncidentState.ACTING:
         if world.epoch > step.epoch:
             due = msgspec.structs.replace(step, acted_at=now, due_at=now + rung.verify_s)
             return Verify(until=due.due_at, why="a new incarnation is there", step=due)
         if now < step.due_at + ANSWER_S_MAX:
             return Act(step=step, why=step.why)
-        ended = _end(step, Outcome.FAILED, world, now, "its node did not answer")
+        ended = end(step, Outcome.FAILED, world, now, "its node did not answer")
         return Wait(until=now + rung.cooldown_s, why=f"{step.action} failed: its node did not answer", ended=ended)
-    until = step.due_at + (rung.verify_s if _well(policy, world) and not world.confirmed else 0.0)
-    if now < until and not world.refuted:
-        return Verify(until=until, why=incident.note or step.expects, step=step)
-    outcome = Outcome.FAILED if _old(step, world) else Outcome.NO_BETTER
+    doubt = _doubt(policy, incident, world)
+    if not world.refuted:
+        if now < step.due_at:
+            return Verify(until=step.due_at, why=incident.note or step.expects, step=step)
+        if doubt and not old(step, world) and now < step.due_at + give_up_s(policy, incident.cause):
+            return Verify(until=_soon(incident, now), why=doubt, step=step)
+        if doubt and not old(step, world):
+            ended = end(step, Outcome.UNKNOWN, world, now, doubt)
+            return Wait(until=now + rung.cooldown_s, why=doubt, ended=ended)
+    outcome = Outcome.FAILED if old(step, world) else Outcome.NO_BETTER
     detail = "no new incarnation came of it" if outcome is Outcome.FAILED else step.detail
-    ended = _end(step, outcome, world, now, detail)
-    why = f"{step.action} did not help: it is {world.state}, its score {max(world.score, 0)}"
+    ended = end(step, outcome, world, now, detail)
+    found = f"it is {world.state}, its score {max(world.score, 0)}"
+    why = f"{step.action} did not help: {found}; next in {rung.cooldown_s:g} s"
     return Wait(until=now + rung.cooldown_s, why=why, ended=ended)
 
 
@@ -306,95 +284,60 @@ def _by_node(policy: Policy, incident: Incident, world: World, now: float) -> St
     """The node's own restart, when there was one and no step before."""
     if world.epoch <= incident.epoch or any(step.outcome is not Outcome.SKIPPED for step in incident.steps):
         return None
-    rung = _rung(policy, incident, Action.RESTART)
-    step = _step(policy, incident, rung, world, "its node starts it again", now)
+    rung = rung_of(policy, incident, Action.RESTART)
+    step = begin(policy, incident, rung, world, "its node starts it again", now)
     return msgspec.structs.replace(step, by="node", epoch=incident.epoch, acted_at=now)
 
 
 def _climb(policy: Policy, incident: Incident, world: World, now: float, dice: Callable[[], float]) -> Decision:
     """Take the next rung that is left and offered, and say which are not offered."""
-    used = Counter(step.action for step in incident.steps if step.outcome is not Outcome.SKIPPED)
-    tried = list(used.elements())
+    used = Counter(
+        step.action
+        for step in incident.steps
+        if step.outcome is not Outcome.SKIPPED and step.by in ("policy", "node")  # what people ask for takes no attempt
+    )
+    tried = [step.action for step in incident.steps if step.outcome in (Outcome.NO_BETTER, Outcome.FAILED)]
     skipped = {step.action for step in incident.steps if step.outcome is Outcome.SKIPPED and step.by == "policy"}
-    ladder = rungs(policy, incident.cause)
+    plain = ladder = rungs(policy, incident.cause)
     if policy.learn:
         ladder = order(
             ladder, world.tallies, signature=incident.signature, cause=incident.cause, dice=dice, tried=tried
         )
     passed: list[StepTaken] = []
-    for rung in ladder:
-        if rung.action is Action.ESCALATE:
-            break
+    for rung in _left(ladder, used):
         if rung.action in skipped:
             continue
-        missing = _missing(policy, rung.action, world)
-        if missing:
+        lacks = missing(policy, rung.action, world)
+        if lacks:
             skipped.add(rung.action)
-            passed.append(_skip(incident, rung, world, missing, now, len(passed)))
-            continue
-        if used[rung.action] >= rung.attempts:
-            used[rung.action] -= rung.attempts
+            passed.append(skip(incident, rung, world, lacks, now, len(passed)))
             continue
         if not world.budget.ok:
             return Wait(until=max(world.budget.until, now), why=world.budget.why)
-        why = _why(incident, rung, tried)
-        step = _step(policy, incident, rung, world, why, now)
+        why = _why(policy, incident, rung, tried)
+        usual = next(one for one in _left(plain, used) if not missing(policy, one.action, world))
+        if usual.action is not rung.action:
+            why += "; " + because(rung.action, usual.action, world.tallies, incident.signature, incident.cause, tried)
+        step = begin(policy, incident, rung, world, why, now)
         step = msgspec.structs.replace(step, number=step.number + len(passed))
         return Act(step=step, why=why, skipped=passed)
     return Escalate(why="no step of its ladder is left", skipped=passed)
 
 
-def _missing(policy: Policy, action: Action, world: World) -> str:
-    """Why an action cannot be taken; empty: it can."""
-    if action is Action.ACTIVATE_BACKUP:
-        if not policy.standby:
-            return "the policy names no standby"
-        return "" if world.standby else f"the standby {policy.standby} is not there"
-    return "" if action in world.offers else "its runtime does not offer it"
+def _left(ladder: Sequence[Step], used: Counter[Action]) -> Iterator[Step]:
+    """The rungs that have attempts left, before people are asked."""
+    used = Counter(used)
+    for rung in until_escalation(ladder):
+        if used[rung.action] < rung.attempts:
+            yield rung
+        used[rung.action] = max(0, used[rung.action] - rung.attempts)
 
 
-def _why(incident: Incident, rung: Step, tried: Sequence[Action]) -> str:
+def _why(policy: Policy, incident: Incident, rung: Step, tried: Sequence[Action]) -> str:
     if not tried:
-        return f"{incident.cause}: {incident.title}"
-    again = rung.action in tried
-    before = ", ".join(dict.fromkeys(tried))
-    return f"{before} did not help; {rung.action} once more" if again else f"{before} did not help"
-
-
-def _rung(policy: Policy, incident: Incident, action: Action) -> Step:
-    """The rung of an action; a plain one for an action that is on no rung."""
-    found = (step for step in rungs(policy, incident.cause) if step.action is action)
-    return next(found, None) or Step(action=action)
-
-
-def _step(policy: Policy, incident: Incident, rung: Step, world: World, why: str, now: float) -> StepTaken:
-    return StepTaken(
-        number=1 + max((step.number for step in incident.steps), default=0),
-        action=rung.action,
-        why=why,
-        expects=f"score at least {policy.scoring.recovered_at} within {rung.verify_s:g} s",
-        epoch=world.epoch,
-        started_at=now,
-        due_at=now + rung.verify_s,
-        score_before=world.score,
-        peers_before=world.peers,
-    )
-
-
-def _skip(incident: Incident, rung: Step, world: World, why: str, now: float, before: int) -> StepTaken:
-    return StepTaken(
-        number=1 + before + max((step.number for step in incident.steps), default=0),
-        action=rung.action,
-        why="next on its ladder",
-        epoch=world.epoch,
-        started_at=now,
-        ended_at=now,
-        outcome=Outcome.SKIPPED,
-        detail=why,
-    )
-
-
-def _end(step: StepTaken, outcome: Outcome, world: World, now: float, detail: str) -> StepTaken:
-    return msgspec.structs.replace(
-        step, outcome=outcome, ended_at=now, detail=detail, score_after=world.score, peers_after=world.peers
-    )
+        waited = f" (it waited: {incident.note})" if incident.note else ""
+        return f"{incident.cause}: {incident.title}{waited}"
+    rest_s = rung_of(policy, incident, tried[-1]).cooldown_s
+    before = ", ".join(dict.fromkeys(tried)) + " did not help"
+    before += f", and its cool-down of {rest_s:g} s is over" if rest_s else ""
+    return f"{before}; {rung.action} once more" if rung.action in tried else before

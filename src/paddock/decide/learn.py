@@ -39,7 +39,8 @@ KIN_MAX = 3.0
 TRIED_COUNTS = 3.0
 """A try in the same incident that did not help counts as so many: the fault is the same."""
 EARLIER = 0.5
-"""Without experience each step is thought a bit better than the one after it, so that the policy's order is kept."""
+"""Before experience each step is thought a bit better than the one after it; with none at all the policy's order is
+kept."""
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +88,8 @@ def order(
     already, one entry a try; `dice` gives numbers from 0 to 1. What stands behind an `escalate` is never reached."""
     movable = until_escalation(steps)
     known = _known(tallies, signature, cause)
+    if not any(sum(known[step.action]) for step in movable):
+        return list(steps[: len(movable) + 1])  # nothing was learned: the policy's order
     drawn: list[tuple[float, int]] = []
     for place, step in enumerate(movable):
         helped, failed = known.get(step.action, (0.0, 0.0))
@@ -94,6 +97,31 @@ def order(
         chance = beta(1.0 + EARLIER * (len(movable) - 1 - place) + helped, 1.0 + EARLIER * place + failed, dice)
         drawn.append((-chance / COSTS.get(step.action, 1.0), place))
     return [movable[place] for _, place in sorted(drawn)] + list(steps[len(movable) : len(movable) + 1])
+
+
+def because(
+    first: Action,
+    usual: Action,
+    tallies: Iterable[StepTally],
+    signature: str,
+    cause: Cause,
+    tried: Sequence[Action] = (),
+) -> str:
+    """Why `order` put `first` before `usual`, which comes earlier on the ladder; for people."""
+    known = _known(tallies, signature, cause)
+
+    def hope(action: Action) -> float:
+        helped, failed = known[action]
+        failed += TRIED_COUNTS * tried.count(action)
+        return (1.0 + helped) / (2.0 + helped + failed) / COSTS.get(action, 1.0)
+
+    def before(action: Action) -> str:
+        helped, failed = known[action]
+        total = round(helped + failed)
+        return f"{action} helped in {round(helped)} of {total} tries" if total else f"{action} is new to this"
+
+    how = "as learned" if hope(first) > hope(usual) else "by lot, to learn more"
+    return f"{first} before {usual}, {how}: {before(first)}, {before(usual)}"
 
 
 def until_escalation(steps: Sequence[Step]) -> list[Step]:

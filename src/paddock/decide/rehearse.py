@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from paddock.decide.ladder import Act, Close, Escalate, Recovered, Wait, World, acted, apply, next_step
+from paddock.decide.ladder import Act, Close, Escalate, Recovered, Wait, acted, apply, next_step
+from paddock.decide.rungs import World
 from paddock.model.agent import AgentState
 from paddock.model.incident import Incident
 from paddock.model.policy import Action, Cause, Policy

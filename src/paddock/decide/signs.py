@@ -43,10 +43,12 @@ def signs(
     if vitals is not None and vitals.epoch == status.epoch:
         failed = _failed(vitals.probes)
         if failed:
-            return _sign(_probed(spec, failed), True, f"its liveness probe {failed} failed", score)
+            since = vitals.probes[failed].since
+            return _sign(_probed(spec, failed), True, f"its liveness probe {failed} failed", score, since)
     failed = _failed(facts.answers)
     if failed:
-        return _sign(Cause.WRONG_ANSWERS, True, f"its known-answer task {failed} failed", score)
+        since = facts.answers[failed].since
+        return _sign(Cause.WRONG_ANSWERS, True, f"its known-answer task {failed} failed", score, since)
     scoring = policy.scoring
     if score.below >= scoring.heal_fails:
         text = f"its score was below {scoring.heal_below} in {score.below} evaluations in a row"
@@ -68,23 +70,20 @@ def confirmed(
     nothing is known yet, or that a probe has failed less often than it may."""
     fresh = vitals if vitals is not None and vitals.epoch == status.epoch and vitals.at > since else None
     if cause is Cause.WRONG_ANSWERS:
-        return _measured(spec, facts.answers, max(since, status.started_at or 0.0), tasks=True)
-    if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW):
+        asked_since = max(since, status.started_at or 0.0)
+        return bool(facts.answers) and _measured(spec, facts.answers, asked_since, tasks=True)
+    if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW, Cause.LOW_SCORE):
         return fresh is not None and _measured(spec, fresh.probes, since)
     if cause is Cause.RESOURCES:
-        metrics = [probe.name for probe in spec.health.probes if probe.kind == "metric" and probe.phase != "startup"]
-        known = fresh.probes if fresh is not None else {}
-        asked = all(name in known and _passed(known[name], since) for name in metrics)
-        return fresh is not None and fresh.memory_bytes >= 0 and asked
-    if cause in (Cause.CONNECTION, Cause.LOW_SCORE):
-        return fresh is not None
+        weighed = fresh is not None and max(fresh.memory_bytes, fresh.open_files, fresh.cpus) >= 0
+        return fresh is not None and weighed and _measured(spec, fresh.probes, since)
+    if cause is Cause.CONNECTION:
+        return fresh is not None and fresh.linked is not False
     if cause is Cause.FORECAST:
         return not facts.forecasts
     if cause is Cause.CRASH_LOOP:
         return status.started_at is not None and now - status.started_at >= spec.restart.stable_s
-    # It did not run. That it does is seen in its state; if it can be asked, it must also have answered once.
-    asked = any(probe.phase != "startup" and probe.kind != "task" for probe in spec.health.probes)
-    return not asked or (fresh is not None and _answered(fresh, since))
+    return _lives(spec, status, fresh, since, now)
 
 
 def told_late(cause: Cause, epoch: int, status: AgentStatus) -> bool:
@@ -129,12 +128,19 @@ def _measured(spec: FleetSpec, known: Mapping[str, ProbeFact], since: float, *, 
     """Whether all that is asked again and again was asked since and passed: one that did says nothing of the others."""
     asked = {name: fact for name, fact in known.items() if fact.phase != "startup"}
     wanted = {one.name for one in spec.health.probes if one.phase != "startup" and (one.kind == "task") == tasks}
-    return bool(asked) and wanted <= asked.keys() and all(_passed(fact, since) for fact in asked.values())
+    passed = [fact.at > since and (not fact.fails or fact.phase == "readiness") for fact in asked.values()]
+    return wanted <= asked.keys() and all(passed)
 
 
-def _passed(fact: ProbeFact, since: float) -> bool:
-    """Whether it was asked since and passed. A readiness probe need not pass: that it fails is no illness."""
-    return fact.at > since and (not fact.fails or fact.phase == "readiness")
+def _lives(spec: FleetSpec, status: AgentStatus, fresh: Vitals | None, since: float, now: float) -> bool:
+    """Whether what did not run does: it has answered once, and be it that this is what made it ready; of one that
+    nobody asks anything, that it has been alive for as long as makes it stable."""
+    probes = [probe for probe in spec.health.probes if probe.kind != "task"]
+    if any(probe.phase != "startup" for probe in probes):
+        return fresh is not None and _answered(fresh, since)
+    if probes or spec.health.http or spec.runtime == "python":
+        return True
+    return status.started_at is not None and now - status.started_at >= spec.restart.stable_s
 
 
 def _answered(vitals: Vitals, since: float) -> bool:
@@ -153,6 +159,6 @@ def _worst(policy: Policy, score: Score) -> Cause:
     return max(lost, key=lambda item: item[0])[1] if lost else Cause.LOW_SCORE
 
 
-def _sign(cause: Cause, heal: bool, text: str, score: Score) -> Sign:
+def _sign(cause: Cause, heal: bool, text: str, score: Score, since: float = 0.0) -> Sign:
     evidence = [Fact(at=score.at, text=because, source="score") for because in score.because]
-    return Sign(cause=cause, heal=heal, text=text, evidence=evidence)
+    return Sign(cause=cause, heal=heal, text=text, evidence=evidence, since=since)

@@ -50,6 +50,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float = 0.0
     probes: list[str] = []
     """The probes that failed last, each `name: what was wrong`."""
+    version: str = ""
+    """Of the template that ran; empty: an older node does not say."""
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):

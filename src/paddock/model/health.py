@@ -84,6 +84,8 @@ class ProbeFact(msgspec.Struct, frozen=True, array_like=True):
     at: float
     text: str = ""
     """What is wrong; empty when it passed. Never holds what may be secret: bodies and outputs are cut and redacted."""
+    since: float = 0.0
+    """When the first of its failures in a row was; 0: it passed, or an older node does not say."""
 
 
 class Vitals(msgspec.Struct, frozen=True, array_like=True):

@@ -55,7 +55,13 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """The action itself could not be done."""
     SKIPPED = "skipped"
-    """The runtime does not offer it, or there is nothing to do it with; `detail` says which."""
+    """It was not done: the runtime does not offer it, or there is nothing to do it with; `detail` says which."""
+    UNKNOWN = "unknown"
+    """It was done, and something came before it could be judged; `detail` says what."""
+
+
+BY_HAND = "low-score: by hand"
+"""Signature of an incident that a person opened by asking for an action; nothing need have been ill."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

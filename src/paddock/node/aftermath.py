@@ -172,6 +172,7 @@ class Aftermath(Incarnation):
             tasks=tasks,
             uptime_s=round(self._uptime_s(at), 3),
             probes=[f"{name}: {fact.text}" for name, fact in self.probes.items() if fact.fails],
+            version=row.version,
         )
 
     def _uptime_s(self, now: float) -> float:

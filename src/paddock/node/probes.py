@@ -147,9 +147,10 @@ class Prober:
         before = agent.probes.get(probe.name)
         fails = (before.fails if before is not None else 0) + 1 if problem else 0
         watch.asked += 1
-        agent.said_probe(
-            probe, ProbeFact(fails, probe.fails, probe.phase, round(latency_s, 6), self._clock.now(), problem)
-        )
+        now, since = self._clock.now(), 0.0
+        if problem:
+            since = before.since if before is not None and before.fails else now
+        agent.said_probe(probe, ProbeFact(fails, probe.fails, probe.phase, round(latency_s, 6), now, problem, since))
         if not self._asked_still(watch):
             return  # that was the last word on it
         if probe.phase == "startup" and not problem:

@@ -13,6 +13,7 @@ import msgspec
 
 from paddock.decide import ladder
 from paddock.decide.learn import Tried, tally
+from paddock.decide.rungs import World
 from paddock.decide.signature import signature
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.health import ProbeFact, Vitals
@@ -156,7 +157,7 @@ def _heal(
     now, well, epoch = incident.opened_at, False, incident.epoch
     tallies = tally(tried, now) if policy.learn else []
     while not incident.state.over and incident.state is not IncidentState.ESCALATED:
-        world = ladder.World(
+        world = World(
             epoch=epoch,
             state=AgentState.READY if well else AgentState.QUARANTINED,
             score=100 if well else 0,
