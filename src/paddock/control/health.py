@@ -9,7 +9,6 @@ once a minute at least, a slice of them at a time.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +130,7 @@ class HealthKeeper:
                 self._look_ahead(agent)
                 self._mirror.rescore(agent)
             if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
+                await self._clock.sleep(0.0)
 
     def rate(self, status: AgentStatus) -> int:
         """Judge an agent now; returns its score. The mirror asks for every status that it takes in."""

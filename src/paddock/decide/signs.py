@@ -75,8 +75,7 @@ def confirmed(
     if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW, Cause.LOW_SCORE):
         return fresh is not None and _measured(spec, fresh.probes, since)
     if cause is Cause.RESOURCES:
-        weighed = fresh is not None and max(fresh.memory_bytes, fresh.open_files, fresh.cpus) >= 0
-        return fresh is not None and weighed and _measured(spec, fresh.probes, since)
+        return fresh is not None and fresh.memory_bytes >= 0 and _measured(spec, fresh.probes, since)
     if cause is Cause.CONNECTION:
         return fresh is not None and fresh.linked is not False
     if cause is Cause.FORECAST:
@@ -135,9 +134,11 @@ def _measured(spec: FleetSpec, known: Mapping[str, ProbeFact], since: float, *, 
 def _lives(spec: FleetSpec, status: AgentStatus, fresh: Vitals | None, since: float, now: float) -> bool:
     """Whether what did not run does: it has answered once, and be it that this is what made it ready; of one that
     nobody asks anything, that it has been alive for as long as makes it stable."""
+    if fresh is not None and _answered(fresh, since):
+        return True
     probes = [probe for probe in spec.health.probes if probe.kind != "task"]
     if any(probe.phase != "startup" for probe in probes):
-        return fresh is not None and _answered(fresh, since)
+        return False
     if probes or spec.health.http or spec.runtime == "python":
         return True
     return status.started_at is not None and now - status.started_at >= spec.restart.stable_s
