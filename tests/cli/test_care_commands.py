@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +143,27 @@ def test_a_policy_is_tried_on_an_imagined_incident(paddock: Paddock, tmp_path: P
     assert "restart, because it is first" in lines[1]
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
+)
+"""Ten to the ninth values, when its aliases are written out."""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("- a\n- b\n", "holds no case"),
-        ("", "holds no case"),
-        ("cause: [hang\n", "is not YAML"),
-        ("a: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("", "the case is empty"),
+        ("cause: [hang\n", "line 2, column 1: not YAML"),
+        ("a: !!python/object/apply:os.system ['true']\n", "line 1, column 4: the tag"),
+        ("b: !!binary aGVsbG8=\n", "line 1, column 4: the tag"),
+        ("cause: hang\nscore: .nan\n", "line 2, column 8: write a finite number"),
+        ("cause: hang\nfleet: bot\ncause: oom\n", "the key 'cause' stands here again, first in line 1"),
+        ("[" * 30_000, "nested deeper than 30 levels; a case needs far fewer"),
+        (BOMB, "this case has more than"),
         ("x: " + "y" * 200_000, "is larger than"),
         (None, "cannot be read"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
     ],
 )
 def test_what_is_no_case_is_refused_before_anybody_is_asked(
@@ -165,6 +177,21 @@ def test_what_is_no_case_is_refused_before_anybody_is_asked(
     assert told.stderr.startswith("Error: ")
     assert said in told.stderr
     assert paddock.calls == []
+
+
+def test_a_case_may_come_from_a_pipe_and_a_device_without_an_end_is_refused(paddock: Paddock, tmp_path: Path) -> None:
+    told = paddock.run("policy", "test", "/dev/zero")
+    assert (told.exit_code, "/dev/zero is larger than" in told.stderr) == (1, True)
+    told = paddock.run("apply", "/dev/zero")
+    assert (told.exit_code, "/dev/zero is larger than" in told.stderr) == (1, True)
+    paddock.on("POST", "/api/v1/policies/rehearse", REHEARSED)
+    read, write = os.pipe()
+    os.write(write, b"cause: hang\nscore: 2026-01-01\n")
+    os.close(write)
+    told = paddock.run("policy", "test", f"/dev/fd/{read}")
+    os.close(read)
+    assert told.exit_code == 0, told.stderr
+    assert paddock.calls[-1].body == {"cause": "hang", "score": "2026-01-01"}, "the server says what is wrong with it"
 
 
 def test_daily_operations_are_listed_and_their_findings_are_a_failure(paddock: Paddock) -> None:

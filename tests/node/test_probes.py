@@ -203,7 +203,7 @@ async def test_what_a_probe_started_in_a_session_of_its_own_is_ended_too(subreap
     pid = int((tmp_path / "pid").read_text())
     assert alive(pid), "it left the group of the probe"
     await leftovers.end_probes()
-    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == signal.SIGKILL
 
 
 async def test_a_command_that_prints_without_end_fills_nothing_and_is_ended_by_time(tmp_path: Path) -> None:

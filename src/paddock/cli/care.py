@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from paddock.cli import show
+from paddock.cli.files import read_text
 from paddock.cli.session import session
 from paddock.model.errors import PaddockError, Refused
 from paddock.model.kpi import amount
@@ -158,19 +159,20 @@ def ops_run(
 
 
 def read_case(path: Path) -> dict[str, Any]:
-    import yaml
+    """An imagined incident, read as strictly as manifests are; Refused tells the place of each mistake."""
+    from paddock.model.yaml_source import ManifestSource, Mistakes, Table, parse, plain, without_end
 
-    try:
-        if path.stat().st_size > CASE_BYTES_MAX:
-            raise Refused(f"{path} is larger than {CASE_BYTES_MAX:,} bytes: that is no case")
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} cannot be read ({error}): name a YAML file") from error
-    except yaml.YAMLError as error:
-        raise Refused(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
+    text = read_text(path, bytes_max=CASE_BYTES_MAX, large="that is no case", wanted="name a YAML file")
+    source = ManifestSource(name=str(path), text=text, what="case", begins="'cause:' and, if you like, 'fleet:'")
+    mistakes = Mistakes()
+    tree = parse(source, mistakes)
+    if tree is not None:
+        for where in without_end(tree):
+            mistakes.add(where, "write a finite number here")
+    mistakes.refuse()
+    if not isinstance(tree, Table):
         raise Refused(f"{path} holds no case: write a mapping with 'cause:' and, if you like, 'fleet:' and 'helps:'")
-    return found
+    return dict(plain(tree))
 
 
 Fleet = Annotated[str, typer.Option(help="Only this fleet.")]

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from paddock.cli import show
+from paddock.cli.files import read_text
 from paddock.cli.session import session
-from paddock.model.errors import PaddockError, Refused
+from paddock.model.errors import PaddockError
 
 MANIFEST_BYTES_MAX = 1_000_000
 """More is not even read; the server's own limit is lower."""
@@ -118,14 +119,7 @@ def read(paths: list[Path]) -> list[dict[str, str]]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
-        if path.is_file() and path.stat().st_size > MANIFEST_BYTES_MAX:
-            raise Refused(f"{path} is larger than {MANIFEST_BYTES_MAX // 1_000_000} MB: that is no manifest")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from error
-    except OSError as error:
-        raise Refused(f"{path} cannot be read ({error.strerror}): name a manifest file") from error
+    text = read_text(path, bytes_max=MANIFEST_BYTES_MAX, large="that is no manifest", wanted="name a manifest file")
     return {"name": str(path), "text": text, "folder": str(path.absolute().parent)}
 
 
