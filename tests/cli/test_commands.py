@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from paddock.cli.main import app, hoist
 from paddock.cli.show import duration
+from paddock.node.running import DEGRADED, RESTS
 
 from .canned import Call, Paddock
 
@@ -225,6 +226,28 @@ def test_agents_that_fail_are_named_with_their_reason(paddock: Paddock) -> None:
     assert told.exit_code == 1
     assert "executor/1 is quarantined: exit code 3, 11 times in 60 s" in told.stderr
     assert paddock.calls[0].body == {"replicas": 2}
+
+
+def test_an_agent_that_was_told_to_do_less_is_not_waited_for_and_how_to_end_that_is_said(paddock: Paddock) -> None:
+    paddock.on("POST", "/api/v1/fleets/executor/scale", fleet("executor", 3, 1))
+    paddock.on("GET", "/api/v1/fleets", [fleet("executor", 3, 1, degraded=2)])
+    less = agent("executor/1", "degraded", reason=DEGRADED)
+    rests = agent("executor/2", "degraded", reason=RESTS)
+    paddock.on("GET", "/api/v1/agents", {"items": [less, rests], "next": None})
+    told = paddock.run("scale", "executor", "3")
+    assert told.exit_code == 0, told.stderr
+    assert "executor/1 is degraded, as it was told to: 'paddock heal executor/1' ends that" in told.stderr
+    assert "'paddock heal executor/2' ends that" in told.stderr
+
+
+def test_an_agent_that_is_degraded_by_itself_is_waited_for(paddock: Paddock) -> None:
+    paddock.on("POST", "/api/v1/fleets/executor/scale", fleet("executor", 3, 1))
+    paddock.on("GET", "/api/v1/fleets", [fleet("executor", 3, 1, degraded=2)])
+    ill = agent("executor/1", "degraded", reason="probe web: ended with 1")
+    paddock.on("GET", "/api/v1/agents", {"items": [ill, agent("executor/2", "degraded", reason=RESTS)], "next": None})
+    told = paddock.run("scale", "executor", "3", "--wait-s", "0.3")
+    assert told.exit_code == 1
+    assert "executor: 1 of 3 ready" in told.stderr
 
 
 def test_agents_that_take_too_long_are_told(paddock: Paddock) -> None:

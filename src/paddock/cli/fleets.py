@@ -85,7 +85,12 @@ def heal(
     context: typer.Context,
     agent: Annotated[str, typer.Argument(metavar="[ID]", help="Such as executor/0.", show_default=False)] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every agent that is failed or quarantined.")] = False,
-    action: Annotated[str, typer.Option(help="restart, restart-clean, redeploy, …: what its runtime offers.")] = "",
+    action: Annotated[
+        str | None,
+        typer.Option(
+            help="restart, restart-clean, redeploy (or recreate), …: what its runtime offers.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Restart one agent (this lifts a quarantine), or all that have failed; or do one recovery action.
 
@@ -95,12 +100,14 @@ def heal(
 
     if bool(agent) == everything:
         raise typer.BadParameter("name one agent, such as executor/0, or say --all")
-    if action and everything:
+    if action is not None and everything:
         raise typer.BadParameter("--action goes with one agent")
     with session(context).api() as api:
-        if action:
+        if action is not None:
             done = api.post(f"{agent_path(agent)}/heal", {"action": action})
             show.say(f"{action} of {agent} is done and being verified: paddock explain incident {done['id']}")
+            if action in ("degrade", "redistribute"):
+                show.say(f"it stays so until it is restarted: paddock heal {agent}")
             return
         if agent:
             api.post(f"{agent_path(agent)}/restart")
