@@ -9,6 +9,7 @@ from typing import Any
 from paddock.model.manifest_words import NAME_TEXT, field
 from paddock.model.policy import (
     OF_THE_MACHINE,
+    SYNONYMS,
     Action,
     Budget,
     Cause,
@@ -27,22 +28,21 @@ STEPS_MAX = 20
 OBJECTIVES_MAX = 20
 _ACTIONS = tuple(str(action) for action in Action if action not in OF_THE_MACHINE)
 _CAUSES = tuple(str(cause) for cause in Cause)
-_SYNONYMS = {"recreate": Action.REDEPLOY}
 
 
 @dataclass(frozen=True)
 class ActionName:
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Action:
         text = Text(what="an action").read(node, path, mistakes)
-        if text in _SYNONYMS:
-            return _SYNONYMS[text]
+        if text in SYNONYMS:
+            return SYNONYMS[text]
         if text not in _ACTIONS:
-            hint = nearest(text, (*_ACTIONS, *_SYNONYMS))
+            hint = nearest(text, (*_ACTIONS, *SYNONYMS))
             raise Wrong(node.where, f"{path} {short(text)} is not one of {', '.join(_ACTIONS)}{hint}")
         return Action(text)
 
     def schema(self) -> Schema:
-        return {"enum": [*_ACTIONS, *_SYNONYMS]}
+        return {"enum": [*_ACTIONS, *SYNONYMS]}
 
 
 _STEP = Record(

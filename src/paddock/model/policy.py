@@ -37,6 +37,7 @@ class Action(StrEnum):
     """Tasks of the lowest priority are refused until the machine is well again."""
 
 
+SYNONYMS = {"recreate": Action.REDEPLOY}
 OF_THE_MACHINE = frozenset({Action.RESTART_BROKER, Action.DROP_CACHES, Action.CLEAN_DATA, Action.SHED_LOAD})
 
 
