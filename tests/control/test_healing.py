@@ -327,6 +327,10 @@ def test_health_is_served_with_the_agents_and_kept() -> None:
         assert [score.id for score in lab.server.care.scores(band="critical")] == ["bot/6"]
         with pytest.raises(Refused):
             lab.server.care.scores(band="purple")
+        with pytest.raises(NotFound):
+            lab.server.care.scores(fleet="nobody")
+        with pytest.raises(Refused, match="'bogus' is none of open, acting, "):
+            await lab.server.care.incidents(state="bogus")
 
         await lab.server.care.health.write()
         points = await lab.server.care.history("bot/6", 0.0)

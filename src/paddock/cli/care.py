@@ -19,7 +19,10 @@ ops = typer.Typer(no_args_is_help=True, help="Daily operations: list them, run o
 report = typer.Typer(no_args_is_help=True, help="Reports: health, key figures.")
 
 CASE_BYTES_MAX = 100_000
+ABOUT_CHARS_MAX = 30
+"""Of what an incident is about, in a list; `explain` has the whole."""
 DAY_S = 86_400.0
+SINCE_S_MAX = 366 * DAY_S
 
 
 def add(app: typer.Typer) -> None:
@@ -35,7 +38,7 @@ def health_columns() -> dict[str, Any]:
     return {
         "agent": lambda s: s["id"],
         "score": lambda s: s["score"],
-        "band": lambda s: s["band"],
+        "band": lambda s: f"{s['band']} (held)" if s.get("outside") else s["band"],
         "trend": lambda s: f"{s['trend_per_h']:+.0f}/h" if s.get("trend_per_h") else "-",
         "because": lambda s: "; ".join([*(s.get("because") or []), *(f["text"] for f in s.get("forecasts") or [])]),
     }
@@ -44,8 +47,10 @@ def health_columns() -> dict[str, Any]:
 def incident_columns() -> dict[str, Any]:
     return {
         "number": lambda i: i["id"],
-        "opened": lambda i: show.moment(i["opened_at"]),
-        "about": lambda i: i["about"],
+        f"opened ({show.zone()})": lambda i: show.moment(i["opened_at"]),
+        "about": lambda i: (
+            i["about"] if len(i["about"]) <= ABOUT_CHARS_MAX else i["about"][: ABOUT_CHARS_MAX - 1] + "…"
+        ),
         "cause": lambda i: i["cause"],
         "state": lambda i: i.get("state", "open"),
         "steps": lambda i: sum(step.get("outcome") != "skipped" for step in i.get("steps") or []),
@@ -74,9 +79,9 @@ def explain(
     for name, seconds in told["times"].items():
         typer.echo(f"  time to {name}: {seconds:.2f} s")
     if told["lines"]:
-        typer.echo("")
+        typer.echo(f"\nTimes are {show.zone()}.")
     for line in told["lines"]:
-        typer.echo(f"{show.moment(line['at'])}  {line['text']}")
+        show.entry(f"{show.moment(line['at'])}  ", line["text"])
     if told["now"]:
         typer.echo(f"\nNow: {told['now']}")
 
@@ -229,7 +234,7 @@ def report_kpi(
     columns = {
         "figure": lambda k: k["name"],
         "value": lambda k: amount(k["value"], k["unit"]),
-        "claimed": lambda k: amount(k["target"], k["unit"]) if k.get("target") is not None else "-",
+        "target": lambda k: amount(k["target"], k["unit"]) if k.get("target") is not None else "-",
         "verdict": lambda k: {True: "met", False: "missed", None: "-"}[k.get("good")],
         "what it is": lambda k: k["text"],
     }
@@ -250,13 +255,16 @@ def objective_columns() -> dict[str, Any]:
 
 
 def seconds_of(text: str) -> float:
-    """`90m`, `24h`, `30d` or seconds; Refused when it is neither."""
+    """`90m`, `24h`, `30d` or seconds; Refused when it is neither, or nothing that a report can be of."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
     try:
-        return float(number) * unit
+        since_s = float(number) * unit
     except ValueError:
         raise Refused(f"--since {text!r} is no time: write such as 90m, 24h or 30d") from None
+    if not 60.0 <= since_s <= SINCE_S_MAX:
+        raise Refused(f"--since {text!r} must be from 1m to {SINCE_S_MAX / DAY_S:.0f}d")
+    return since_s
 
 
 def write_page(path: Path, text: str) -> None:

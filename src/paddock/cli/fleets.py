@@ -30,7 +30,7 @@ class NotReady(PaddockError):
 def add(app: typer.Typer) -> None:
     app.command()(apply)
     app.command()(plan)
-    app.command()(scale)
+    app.command(context_settings={"ignore_unknown_options": True})(scale)  # -1 is a number that is refused, no option
     app.command()(heal)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -77,7 +78,11 @@ def rows(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], form
     if form is not Form.TABLE:
         dump(list(items), form)
     elif items:
-        console().print(table(items, columns))
+        out = console()
+        with out.capture() as printed:
+            out.print(table(items, columns))
+        # A pipe is taken to be wide: nobody wants the blanks up to its end.
+        typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
     else:
         say(empty or "none")
 
@@ -111,6 +116,17 @@ def _cell(value: Any) -> str:
     text = _text(value)
     colour = COLOURS.get(text)
     return f"[{colour}]{escape(text)}[/]" if colour else escape(text)
+
+
+def entry(head: str, text: str) -> None:
+    """A line that goes on under its text, not under its head, when it is longer than the terminal is wide."""
+    width = max(console().width, len(head) + 20)
+    if width == WIDTH_UNKNOWN:
+        typer.echo(head + text)
+        return
+    typer.echo(
+        textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    )
 
 
 def facts(value: Mapping[str, Any], form: Form) -> None:
@@ -147,7 +163,7 @@ def for_people(key: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if key.endswith("_at") or key in ("at", "not_before", "kept_until"):
-        return moment(value)
+        return f"{moment(value)} {zone()}"
     if key.endswith("_s") and value >= 60:
         return duration(value)
     if key.endswith("_bytes") and value >= 2**20:
@@ -176,3 +192,8 @@ def duration(seconds: float | None) -> str:
 def moment(at: float | None) -> str:
     """A unix time as local time, with the date."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "-"
+
+
+def zone() -> str:
+    """Of local times, such as `CEST`."""
+    return time.strftime("%Z")

@@ -108,6 +108,8 @@ class Care:
 
     def scores(self, *, fleet: str = "", band: str = "") -> Sequence[Score]:
         """The worst first."""
+        if fleet:
+            self._core.mirror.fleet(fleet)
         if band and band not in set(Band):
             raise Refused(f"band {band[:40]!r} is none of {', '.join(Band)}")
         found = [
@@ -131,7 +133,7 @@ class Care:
     async def incidents(
         self, *, about: str = "", state: str = "", since: float = 0.0, after: str = "", limit: int = 100
     ) -> Page:
-        states = ["open", *(known.value for known in IncidentState)]
+        states = list(IncidentState)  # `open` stands for all that are not over yet
         if state and state not in states:
             raise Refused(f"state {state[:40]!r} is none of {', '.join(states)}")
         await self._flush()

@@ -9,6 +9,7 @@ from typing import Any
 from paddock.model.manifest_words import NAME_TEXT, field
 from paddock.model.policy import (
     OF_THE_MACHINE,
+    OFFERED_NOWHERE,
     SYNONYMS,
     Action,
     Budget,
@@ -174,6 +175,8 @@ def build_policy(name: str, node: Node, mistakes: Mistakes, warnings: list[str])
         if not steps or steps[-1].action is not Action.ESCALATE:
             warnings.append(f"{where.where}: policies.{name}.{key} does not end with escalate, so that is added")
             steps.append(Step(action=Action.ESCALATE))
+        nowhere = [step.action for step in steps if step.action in OFFERED_NOWHERE]
+        warnings += [f"{where.where}: policies.{name}.{key}: no runtime offers {one}: skipped" for one in nowhere]
         if "standby" not in values and any(step.action is Action.ACTIVATE_BACKUP for step in steps):
             mistakes.add(where.where, f"policies.{name}.{key} has activate-backup, and the policy names no standby")
         if key == "ladder":
@@ -246,9 +249,11 @@ def _check_scoring(node: Table, values: Mapping[str, Any], mistakes: Mistakes) -
     scoring = Scoring(**{key: value for key, value in values.items() if key != "weights"})
     for low, high in (("heal_below", "alert_below"), ("alert_below", "recovered_at"), ("slow_s", "slow_s_max")):
         one, two = getattr(scoring, low), getattr(scoring, high)
-        if one > two or (low == "slow_s" and one == two):
+        equal = low != "slow_s"  # as limits of a score they may be one
+        if one > two or (one == two and not equal):
             written = low if low in values else high
-            mistakes.add(_key(tree, written), f"{low} ({one:g}) must be below {high} ({two:g})")
+            must = "must not be above" if equal else "must be below"
+            mistakes.add(_key(tree, written), f"{low} ({one:g}) {must} {high} ({two:g})")
 
 
 def _check_objectives(node: Table, entries: list[dict[str, Any]], mistakes: Mistakes) -> None:
