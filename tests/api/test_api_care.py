@@ -172,6 +172,25 @@ async def test_what_makes_no_sense_is_refused_with_a_reason(
     assert answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ({"cause": "hung"}, "body, at cause: 'hung' is none of crash, "),
+        ({"cause": "han"}, "did you mean 'hang'?"),
+        ({"helps": ["restart", "restrt"]}, "is none of restart, restart-clean, "),
+        ({"state": "hung"}, "body, at state: 'hung' is none of pending, "),
+        ({"score": 500}, "body, at score: "),
+        ({"score": 10**20}, "body, at score: "),
+    ],
+)
+async def test_what_an_imagined_incident_may_hold_is_told(
+    http: httpx.AsyncClient, case: dict[str, Any], told: str
+) -> None:
+    answer = await http.post("/api/v1/policies/rehearse", json={"cause": "hang"} | case)
+    assert answer.status_code == 422
+    assert told in answer.json()["detail"]
+
+
 async def test_without_the_token_nothing_is_told_or_done(http: httpx.AsyncClient, control: FakeControl) -> None:
     for method, path in (
         ("GET", "/api/v1/health"),

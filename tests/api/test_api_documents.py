@@ -202,7 +202,7 @@ async def test_the_access_log_says_who_and_what_but_no_secret(http: httpx.AsyncC
         assert secret not in text
     good, bad = (json.loads(line) for line in text.splitlines())
     assert (good["method"], good["path"], good["status"], good["by"]) == ("POST", "/api/v1/tasks", 202, "cli:anna")
-    assert (bad["status"], bad["problem"], bad["level"]) == (400, "not-json", "info")
+    assert (bad["status"], bad["problem"], bad["level"], bad["by"]) == (400, "not-json", "info", "api")
     assert good["duration_ms"] >= 0
 
 

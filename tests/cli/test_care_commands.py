@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,50 @@ def test_the_agents_health_says_what_pulls_it_down(paddock: Paddock) -> None:
     assert "14 min" in told.stdout
 
 
+def test_a_band_that_is_held_is_marked(paddock: Paddock) -> None:
+    items = [score("bot/1", 76, band="healthy", outside=1), score("bot/0", 100, band="healthy")]
+    paddock.on("GET", "/api/v1/health", {"items": items, "next": None})
+    first, second = paddock.run("get", "health").stdout.splitlines()[1:3]
+    assert "healthy (held)" in first
+    assert "held" not in second
+
+
+def test_no_line_of_a_table_ends_with_blanks_and_a_long_sentence_leaves_room(paddock: Paddock) -> None:
+    common = incident(2, about="exit code 7: connection refused by database", note="x" * 90)
+    paddock.on("GET", "/api/v1/incidents", {"items": [common, incident(1)], "next": None})
+    lines = paddock.run("get", "incidents").stdout.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert "exit code 7: connection refus…" in lines[1]
+    assert "by database" not in lines[1]
+    assert re.search(r"opened \(\S+\)", lines[0])
+
+
+def test_an_explanation_goes_on_under_its_text(paddock: Paddock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    line = {"at": AT, "text": "restart, because " + "it died of this before " * 6}
+    paddock.on("GET", "/api/v1/incidents/3/explain", {"summary": "s", "times": {}, "lines": [line], "now": ""})
+    told = paddock.run("explain", "incident", "3").stdout.splitlines()
+    assert max(map(len, told)) <= 80
+    start = next(index for index, line in enumerate(told) if "restart, because" in line)
+    assert told[start].startswith("20")
+    assert all(line.startswith(" " * 21) and line[21] != " " for line in told[start + 1 :])
+
+
+@pytest.mark.parametrize("since", ["-5h", "0", "59s", "367d", "nan", "inf", "soon"])
+def test_a_time_that_no_report_can_be_of_is_refused_as_it_was_written(paddock: Paddock, since: str) -> None:
+    told = paddock.run("report", "kpi", f"--since={since}")
+    assert told.exit_code == 1
+    assert told.stderr.startswith(f"Error: --since {since!r}")
+    assert paddock.calls == []
+
+
+def test_an_empty_action_is_no_restart(paddock: Paddock) -> None:
+    paddock.on("POST", "/api/v1/agents/bot/1/heal", (422, {"detail": "action '' is unknown", "type": "urn:x:refused"}))
+    told = paddock.run("heal", "bot/1", "--action", "")
+    assert (told.exit_code, "action '' is unknown" in told.stderr) == (1, True)
+    assert [call.path for call in paddock.calls] == ["/api/v1/agents/bot/1/heal"]
+
+
 def test_incidents_are_listed_without_counting_skipped_steps(paddock: Paddock) -> None:
     steps = [{"action": "reboot", "outcome": "skipped"}, {"action": "restart", "outcome": "recovered"}]
     items = [incident(2, state="recovered", steps=steps, note="score 100 again"), incident(1)]
@@ -142,16 +188,27 @@ def test_a_policy_is_tried_on_an_imagined_incident(paddock: Paddock, tmp_path: P
     assert "restart, because it is first" in lines[1]
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
+)
+"""Ten to the ninth values, when its aliases are written out."""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("- a\n- b\n", "holds no case"),
-        ("", "holds no case"),
-        ("cause: [hang\n", "is not YAML"),
-        ("a: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("", "the case is empty"),
+        ("cause: [hang\n", "line 2, column 1: not YAML"),
+        ("a: !!python/object/apply:os.system ['true']\n", "line 1, column 4: the tag"),
+        ("b: !!binary aGVsbG8=\n", "line 1, column 4: the tag"),
+        ("cause: hang\nscore: .nan\n", "line 2, column 8: write a finite number"),
+        ("cause: hang\nfleet: bot\ncause: oom\n", "the key 'cause' stands here again, first in line 1"),
+        ("[" * 30_000, "nested deeper than 30 levels; a case needs far fewer"),
+        (BOMB, "this case has more than"),
         ("x: " + "y" * 200_000, "is larger than"),
         (None, "cannot be read"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
     ],
 )
 def test_what_is_no_case_is_refused_before_anybody_is_asked(
@@ -165,6 +222,21 @@ def test_what_is_no_case_is_refused_before_anybody_is_asked(
     assert told.stderr.startswith("Error: ")
     assert said in told.stderr
     assert paddock.calls == []
+
+
+def test_a_case_may_come_from_a_pipe_and_a_device_without_an_end_is_refused(paddock: Paddock, tmp_path: Path) -> None:
+    told = paddock.run("policy", "test", "/dev/zero")
+    assert (told.exit_code, "/dev/zero is larger than" in told.stderr) == (1, True)
+    told = paddock.run("apply", "/dev/zero")
+    assert (told.exit_code, "/dev/zero is larger than" in told.stderr) == (1, True)
+    paddock.on("POST", "/api/v1/policies/rehearse", REHEARSED)
+    read, write = os.pipe()
+    os.write(write, b"cause: hang\nscore: 2026-01-01\n")
+    os.close(write)
+    told = paddock.run("policy", "test", f"/dev/fd/{read}")
+    os.close(read)
+    assert told.exit_code == 0, told.stderr
+    assert paddock.calls[-1].body == {"cause": "hang", "score": "2026-01-01"}, "the server says what is wrong with it"
 
 
 def test_daily_operations_are_listed_and_their_findings_are_a_failure(paddock: Paddock) -> None:
@@ -209,7 +281,7 @@ def kpi(name: str, value: float | None, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def test_key_figures_say_what_is_claimed_and_whether_it_is_met(paddock: Paddock) -> None:
+def test_key_figures_say_their_target_and_whether_it_is_met(paddock: Paddock) -> None:
     slo = {
         "fleet": "bot",
         "objective": {"name": "up", "share": 0.999},
@@ -223,7 +295,7 @@ def test_key_figures_say_what_is_claimed_and_whether_it_is_met(paddock: Paddock)
     assert told.exit_code == 0
     assert paddock.calls[-1].query["since_s"] == "5400.0"
     lines = {line.split()[0]: line for line in told.stdout.splitlines() if line.strip()}
-    assert "99.950%" in lines["availability"]
+    assert "99.95%" in lines["availability"]
     assert "met" in lines["availability"]
     assert "not measured" in lines["success"]
     assert "missed" in lines["recover"]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from paddock.cli import ready
 from paddock.cli.main import app, hoist
 from paddock.cli.show import duration
+from paddock.node.running import DEGRADED, RESTS
 
 from .canned import Call, Paddock
 
@@ -254,6 +255,28 @@ def test_a_rollout_that_is_stopped_by_its_failures_is_told(
     assert "executor/1 is quarantined: common cause: 2 agents ended alike" in told.stderr
 
 
+def test_an_agent_that_was_told_to_do_less_is_not_waited_for_and_how_to_end_that_is_said(paddock: Paddock) -> None:
+    paddock.on("POST", "/api/v1/fleets/executor/scale", fleet("executor", 3, 1))
+    paddock.on("GET", "/api/v1/fleets", [fleet("executor", 3, 1, degraded=2)])
+    less = agent("executor/1", "degraded", reason=DEGRADED)
+    rests = agent("executor/2", "degraded", reason=RESTS)
+    paddock.on("GET", "/api/v1/agents", {"items": [less, rests], "next": None})
+    told = paddock.run("scale", "executor", "3")
+    assert told.exit_code == 0, told.stderr
+    assert "executor/1 is degraded, as it was told to: 'paddock heal executor/1' ends that" in told.stderr
+    assert "'paddock heal executor/2' ends that" in told.stderr
+
+
+def test_an_agent_that_is_degraded_by_itself_is_waited_for(paddock: Paddock) -> None:
+    paddock.on("POST", "/api/v1/fleets/executor/scale", fleet("executor", 3, 1))
+    paddock.on("GET", "/api/v1/fleets", [fleet("executor", 3, 1, degraded=2)])
+    ill = agent("executor/1", "degraded", reason="probe web: ended with 1")
+    paddock.on("GET", "/api/v1/agents", {"items": [ill, agent("executor/2", "degraded", reason=RESTS)], "next": None})
+    told = paddock.run("scale", "executor", "3", "--wait-s", "0.3")
+    assert told.exit_code == 1
+    assert "executor: 1 of 3 ready" in told.stderr
+
+
 def test_agents_that_take_too_long_are_told(paddock: Paddock) -> None:
     paddock.on("POST", "/api/v1/fleets/executor/scale", fleet("executor", 2, 1))
     paddock.on("GET", "/api/v1/fleets", [fleet("executor", 2, 1, starting=1)])
@@ -380,7 +403,7 @@ def test_describe_writes_times_and_sizes_for_people_and_what_authors_gave_as_it_
     given = {"expires_at": 12.5, "none": [], "size_bytes": 2**30}
     paddock.on("GET", "/api/v1/tasks/T1", view(submitted_at=90000.0, kept_s=604800.0, args=given, result=given))
     told = paddock.run("describe", "task", "T1").stdout
-    assert re.search(r"^submitted_at +1970-01-\d\d \d\d:\d\d:00$", told, re.M)
+    assert re.search(r"^submitted_at +1970-01-\d\d \d\d:\d\d:00 \S+$", told, re.M)
     assert re.search(r"^kept_s +7d0h$", told, re.M)
     assert told.count("expires_at: 12.5") == 2
     assert told.count("none: []") == 2

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from paddock.control.daily import DAY_S
-from paddock.control.figures import OWNERS_MAX
+from paddock.control.figures import OWNERS_MAX, START_S, _Stretch
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, Event
 from paddock.model.errors import NotFound, Refused, Unavailable
@@ -64,6 +64,21 @@ def test_time_ready_is_counted_exactly() -> None:
         assert found.span_s == pytest.approx(100.0, abs=1.0)
 
     world(scenario)
+
+
+def test_what_is_new_counts_from_when_it_is_ready_or_has_had_its_time_to_start() -> None:
+    def stretch(*changes: tuple[float, int, int], until: float) -> tuple[float, float]:
+        held = _Stretch(0.0)
+        for at, ready, wanted in changes:
+            held.change(ready, wanted, at)
+        held.until(until)
+        return held.ready_s, held.wanted_s
+
+    assert stretch((0.0, 0, 2), (5.0, 1, 2), (9.0, 2, 2), until=10.0) == (4.0 + 2.0, 4.0 + 2.0)
+    assert stretch((0.0, 0, 2), until=START_S + 10.0) == (0.0, 20.0), "what never starts is down"
+    assert stretch((0.0, 0, 1), (5.0, 1, 1), (15.0, 0, 1), until=20.0) == (10.0, 15.0), "it was up, and died at once"
+    assert stretch((0.0, 2, 2), (10.0, 2, 4), until=20.0) == (40.0, 40.0), "two more are coming"
+    assert stretch((0.0, 0, 2), (70.0, 1, 2), until=80.0) == (10.0, 2 * 20.0)
 
 
 def test_more_agents_than_wanted_do_not_make_up_for_others() -> None:

@@ -340,7 +340,7 @@ def test_a_bad_release_is_named_and_its_rollback_offered() -> None:
 def test_a_person_can_ask_for_an_action_and_it_is_verified() -> None:
     async def scenario(lab: World) -> None:
         node = await nurse(lab)
-        await lab.server.care.heal("bot/5", "redeploy", by="ann")
+        await lab.server.care.heal("bot/5", "recreate", by="ann")
         assert node.healed == [("bot/5", "redeploy")]
 
         await keep_measuring(lab, node, lambda: not incidents(lab))
@@ -356,10 +356,16 @@ def test_a_person_can_ask_for_an_action_and_it_is_verified() -> None:
 def test_what_cannot_be_done_is_refused_with_what_can() -> None:
     async def scenario(lab: World) -> None:
         await nurse(lab)
-        with pytest.raises(Refused, match=r"offers: .*redeploy"):
+        with pytest.raises(Refused, match=r"reboot is not offered for it; what is: .*redeploy"):
             await lab.server.care.heal("bot/5", "reboot")
-        with pytest.raises(Refused, match="none of"):
+        with pytest.raises(Refused, match="'pray' is unknown; what is: ") as unknown:
             await lab.server.care.heal("bot/5", "pray")
+        assert "drop-caches" not in unknown.value.message
+        with pytest.raises(Refused, match="is unknown"):
+            await lab.server.care.heal("bot/5", "")
+        with pytest.raises(Refused, match="has no backup: name a fleet as 'standby' in the policy"):
+            await lab.server.care.heal("bot/5", "activate-backup")
+        assert not incidents(lab)
         with pytest.raises(NotFound):
             await lab.server.care.heal("bot/99", "restart")
         with pytest.raises(NotFound):
@@ -405,6 +411,10 @@ def test_health_is_served_with_the_agents_and_kept() -> None:
         assert [score.id for score in lab.server.care.scores(band="critical")] == ["bot/6"]
         with pytest.raises(Refused):
             lab.server.care.scores(band="purple")
+        with pytest.raises(NotFound):
+            lab.server.care.scores(fleet="nobody")
+        with pytest.raises(Refused, match="'bogus' is none of open, acting, "):
+            await lab.server.care.incidents(state="bogus")
 
         await lab.server.care.health.write()
         points = await lab.server.care.history("bot/6", 0.0)

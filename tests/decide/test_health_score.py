@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.decide.forecast import forecast
-from paddock.decide.health import DEATHS_MAX, GONE_CAP, LIVENESS_CAP, STALE_S, Facts, score
+from paddock.decide.health import DEATHS_MAX, GONE_CAP, LIVENESS_CAP, STALE_S, TREND_S_MIN, Facts, score
 from paddock.decide.signs import confirmed, refuted, signs, told_late
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.fleet import FleetSpec, Health, Limits
@@ -138,11 +138,21 @@ def test_what_stopped_running_changes_its_band_at_once() -> None:
 
 
 def test_trend_is_what_changed_in_the_last_half_hour() -> None:
-    before = judge(vitals())
+    before = msgspec.structs.replace(judge(vitals()), since=NOW - TREND_S_MIN)
     found = score(SPEC, POLICY, status(), vitals(probes={"http": failing(1)}), Facts(), before, NOW + 5)
     assert found.trend_per_h == pytest.approx(-22.0, abs=0.1)  # 11 points in half an hour
     later = score(SPEC, POLICY, status(), None, Facts(), msgspec.structs.replace(found, score=100), NOW + 7205)
     assert later.trend_per_h == pytest.approx(-22.0 * 2.718**-4, abs=0.1)
+
+
+def test_the_first_minutes_of_an_agent_are_no_trend() -> None:
+    first = judge(vitals())
+    assert (first.since, first.trend_per_h) == (NOW, 0.0)
+    for later, known in ((5.0, False), (TREND_S_MIN - 1.0, False), (TREND_S_MIN, True)):
+        found = score(SPEC, POLICY, status(), vitals(probes={"http": failing(1)}), Facts(), first, NOW + later)
+        expected = (found.score - 100) * 2.0 if known else 0.0  # lost in half an hour
+        assert found.score < 100
+        assert (found.since, found.trend_per_h) == (NOW, pytest.approx(expected))
 
 
 # --- signs

@@ -178,9 +178,15 @@ def test_the_95th_of_100_recoveries_is_the_95th() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
-        (0.9995, "share", "99.950%"),
-        (0.5, "share", "50.0%"),
-        (0.012, "s", "12 ms"),
+        (0.9995, "share", "99.95%"),
+        (0.999, "share", "99.90%"),
+        (0.99999, "share", "99.99%"),
+        (1.0, "share", "100.00%"),
+        (0.5, "share", "50.00%"),
+        (-1.496, "share", "-149.60%"),
+        (0.012, "s", "0.012 s"),
+        (0.999, "s", "0.999 s"),
+        (300.0, "s", "300.0 s"),
         (12.34, "s", "12.3 s"),
         (12_345.0, "tasks", "12,345 tasks"),
         (3.0, "", "3"),
@@ -232,9 +238,23 @@ def test_what_is_over_rings_no_longer() -> None:
 
 
 def test_the_budget_is_overdrawn_when_more_was_missed_than_may_be() -> None:
-    found = burning([point(300, done=95, failed=5)], DONE)
+    found = burning([point(DAY_S, wanted_s=300.0), point(300, done=95, failed=5)], DONE)
     assert found.value == pytest.approx(0.95)
     assert found.budget_left == pytest.approx(-4.0)
+
+
+def test_five_seconds_down_in_the_first_minute_are_five_seconds_of_the_budget_of_thirty_days() -> None:
+    found = burning([point(60, span_s=60.0, wanted_s=60.0, ready_s=55.0)])
+    assert found.alarm == ""
+    assert found.value == pytest.approx(55 / 60), "what was measured is told as it was"
+    assert found.budget_left == pytest.approx(1 - 5 / (0.001 * 30 * DAY_S))
+    assert dict(found.burns)[3 * DAY_S] == pytest.approx(5 / (0.001 * 3 * DAY_S))
+
+
+def test_a_young_fleet_that_is_down_for_a_minute_pages_like_an_old_one() -> None:
+    down = [point(600, wanted_s=300.0, ready_s=300.0), point(300, wanted_s=300.0, ready_s=240.0)]
+    old = [point(ago, wanted_s=300.0, ready_s=300.0) for ago in range(900, 7200, 300)]
+    assert (burning(down).alarm, burning(old + down).alarm) == ("page", "page")
 
 
 def test_nothing_measured_is_no_alarm_and_no_figure() -> None:
@@ -246,7 +266,7 @@ def test_latency_counts_what_was_quick_enough() -> None:
     latencies = [0] * 15
     latencies[4], latencies[10] = 98, 2
     quick = Objective(name="quick", measure="latency", share=0.95, within_s=0.1, window_s=DAY_S)
-    found = burning([point(300, done=100, latencies=latencies)], quick)
+    found = burning([point(DAY_S, wanted_s=300.0), point(300, done=100, latencies=latencies)], quick)
     assert found.value == pytest.approx(0.98)
     assert found.budget_left == pytest.approx(1 - 0.02 / 0.05)
 

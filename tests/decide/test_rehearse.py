@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,8 +86,19 @@ def test_the_story_runs_forward_in_time() -> None:
     assert moments[0] == 0.0
 
 
-def test_a_case_with_unknown_words_is_refused() -> None:
-    import msgspec
+def test_what_is_waited_for_is_said_once() -> None:
+    told = rehearse(Policy(), Rehearsal(fleet="bot", state=AgentState.STARTING))
+    assert [line.text for line in told.lines] == ["its node is at it: starting"]
+    assert told.outcome in ("open", "waiting")
 
+
+@pytest.mark.parametrize("score", [-5, 101, 500, 10**20, 3.5, "high"])
+def test_a_score_that_no_agent_can_have_is_refused(score: object) -> None:
+    with pytest.raises(msgspec.ValidationError, match="score"):
+        msgspec.convert({"cause": "hang", "score": score}, Rehearsal)
+    assert [msgspec.convert({"score": fine}, Rehearsal).score for fine in (0, 100)] == [0, 100]
+
+
+def test_a_case_with_unknown_words_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.convert({"caus": "hang"}, Rehearsal)

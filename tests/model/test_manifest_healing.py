@@ -199,6 +199,13 @@ def test_what_a_ladder_lacks_is_added_and_said(read: Read) -> None:
     assert [step.action for step in manifest.fleets["a"].policy.ladder] == [Action.RESTART, Action.ESCALATE]
 
 
+def test_what_no_runtime_offers_is_warned_of_and_equal_limits_of_a_score_are_fine(read: Read) -> None:
+    text = "policies: {p: {ladder: [reboot, restart, escalate], scoring: {alert_below: 20, recovered_at: 20}}}"
+    assert read(fleet("policy: p") + text).warnings == [
+        "farm.yaml, line 4, column 24: policies.p.ladder: no runtime offers reboot: skipped"
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -224,12 +231,13 @@ def test_what_a_ladder_lacks_is_added_and_said(read: Read) -> None:
         ("scoring: {weights: {endpoint: 50}}", "the weights add up to 120, not to 100 (with mesh 20, response 20,"),
         ("scoring: {weights: {endpont: 50}}", "did you mean 'endpoint'?"),
         ("scoring: {weights: {endpoint: -5}}", "endpoint is -5"),
-        ("scoring: {heal_below: 60}", "column 17: heal_below (60) must be below alert_below (50)"),
-        ("scoring: {alert_below: 80}", "alert_below (80) must be below recovered_at (70)"),
-        ("scoring: {recovered_at: 40}", "alert_below (50) must be below recovered_at (40)"),
+        ("scoring: {heal_below: 60}", "column 17: heal_below (60) must not be above alert_below (50)"),
+        ("scoring: {alert_below: 80}", "alert_below (80) must not be above recovered_at (70)"),
+        ("scoring: {recovered_at: 40}", "alert_below (50) must not be above recovered_at (40)"),
         ("scoring: {recovered_at: 101}", "recovered_at is 101, but must be from 1 to 100"),
         ("scoring: {slow_s: 5}", "slow_s (5) must be below slow_s_max (5)"),
         ("budget: {share: 0}", "share is 0"),
+        ("budget: {share: 5%}", "budget.share must be a number, not a text; write 0.05 for '5%'"),
         ("budget: {per_min: 0}", "per_min is 0"),
         ("storm: {failures: 1}", "failures is 1, but must be from 2"),
         ("attempts_max: 0", "attempts_max is 0"),

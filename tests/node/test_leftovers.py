@@ -34,7 +34,11 @@ async def owner() -> AsyncIterator[Owner]:
 
 
 def child(agent: str, epoch: int) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PADDOCK_AGENT": agent, "PADDOCK_EPOCH": str(epoch)}
+    return marked({"PADDOCK_AGENT": agent, "PADDOCK_EPOCH": str(epoch)})
+
+
+def marked(mark: dict[str, str]) -> subprocess.Popen[bytes]:
+    env = {**os.environ, **mark}
     started = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], env=env, stdin=-1, stdout=-1)
     assert started.stdout is not None
     started.stdout.readline()
@@ -54,6 +58,31 @@ async def test_what_a_dead_incarnation_left_is_ended_and_nothing_else(owner: Own
         process.communicate(b"\n")
     for process in left:
         process.communicate()
+
+
+async def test_what_an_ended_run_of_a_probe_left_is_ended_and_a_run_under_way_is_left_alone(owner: Owner) -> None:
+    found = Leftovers(owner, HostClock(), subreaper=True)
+    over, under_way = found.probe_begins(), found.probe_begins()
+    left, other = marked(over), marked(under_way)
+    task = owner.start("probes", found.run_probes())
+    found.probe_ended(over)
+    assert await asyncio.to_thread(left.wait) == -signal.SIGKILL
+    assert other.poll() is None
+    task.cancel()
+    other.communicate(b"\n")
+    left.communicate()
+
+
+async def test_nothing_is_read_of_the_system_when_no_probe_ended(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(leftovers, "_end_all", lambda ours, others: looks.append(len(ours)))
+    found = Leftovers(owner, HostClock(), subreaper=True)
+    await found.end_probes()
+    for _ in range(300):
+        found.probe_ended(found.probe_begins())
+    await found.end_probes()
+    await found.end_probes()
+    assert looks == [300]
 
 
 async def test_many_deaths_at_once_are_one_look(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:

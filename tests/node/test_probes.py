@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from paddock.model.fleet import Logs
+from paddock.agent.clock import HostClock
+from paddock.agent.owner import Owner
+from paddock.model.fleet import FleetSpec, Logs
 from paddock.model.health import Probe
-from paddock.node import checks, logs, web
+from paddock.node import checks, logs, probes, web
+from paddock.node.leftovers import Leftovers
 from paddock.ports.runtime import Usage
 from paddock.testing.runtime_contract import alive
 from paddock.testing.wait import soon
@@ -172,6 +179,31 @@ async def test_a_command_whose_time_is_over_is_killed_with_all_that_it_started(t
         return not any(alive(pid) for pid in pids)
 
     await soon(both_dead, what="both are dead")
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    """What loses its parent becomes a child of this process, as it does with a node."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    yield
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+
+
+async def test_what_a_probe_started_in_a_session_of_its_own_is_ended_too(subreaper: None, tmp_path: Path) -> None:
+    away = "setsid sh -c 'echo $$ > pid.new; mv pid.new pid; exec sleep 1000' >/dev/null 2>&1 &"
+    text = f"{away} while [ ! -f pid ]; do sleep 0.02; done"
+    agent: Any = SimpleNamespace(
+        id="bot/0",
+        running=FleetSpec(name="bot", runtime="exec", command=["true"], cwd=str(tmp_path)),
+        row=SimpleNamespace(ports={}),
+    )
+    leftovers = Leftovers(Owner(lambda name, error: None), HostClock(), subreaper=True)
+    probe = Probe(name="away", kind="exec", command=["/bin/sh", "-c", text], timeout_s=LIMIT_S)
+    assert await probes.ask(probe, agent, leftovers) == ""
+    pid = int((tmp_path / "pid").read_text())
+    assert alive(pid), "it left the group of the probe"
+    await leftovers.end_probes()
+    assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == signal.SIGKILL
 
 
 async def test_a_command_that_prints_without_end_fills_nothing_and_is_ended_by_time(tmp_path: Path) -> None:

@@ -201,6 +201,10 @@ def _refusal(text: str, kind: type[Any]) -> str:
     reason, _, path = text.partition(" - at `$")
     place = path.rstrip("`").lstrip(".")
     where = f"body, at {place}: " if place else "body: "
+    word = re.fullmatch(r"Invalid enum value (.*)", reason, re.DOTALL)
+    if word is not None:
+        known = _words_at(kind, place)
+        return f"{where}{word[1][:100]} is none of {', '.join(known)}{nearest(word[1].strip(chr(39)), known)}"
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason, re.DOTALL)
     if unknown is None:
         reason = reason.replace("`", "'")
@@ -211,13 +215,24 @@ def _refusal(text: str, kind: type[Any]) -> str:
 
 def _fields_at(kind: type[Any], place: str) -> list[str]:
     """Names of the fields of the struct that a place such as `manifests[0]` points to."""
+    here = _type_at(kind, place)
+    return [field.encode_name for field in here.fields] if isinstance(here, msgspec.inspect.StructType) else []
+
+
+def _words_at(kind: type[Any], place: str) -> list[str]:
+    """The values of the enumeration there."""
+    here = _type_at(kind, place)
+    return [str(word.value) for word in here.cls] if isinstance(here, msgspec.inspect.EnumType) else []
+
+
+def _type_at(kind: type[Any], place: str) -> Any:
     here: Any = msgspec.inspect.type_info(kind)
     for step in re.findall(r"[^.\[\]]+|\[[^\]]*\]", place):
         if isinstance(here, msgspec.inspect.StructType):
             here = next((field.type for field in here.fields if field.encode_name == step), None)
         elif isinstance(here, msgspec.inspect.ListType):
             here = here.item_type
-    return [field.encode_name for field in here.fields] if isinstance(here, msgspec.inspect.StructType) else []
+    return here
 
 
 def body_of(kind: type[T]) -> Callable[[Request], Any]:

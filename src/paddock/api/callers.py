@@ -13,6 +13,8 @@ from paddock.control.service import Control
 from paddock.model.errors import Refused
 
 BY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/ -]{0,63}")
+NAMELESS = "api"
+"""Who does not say who he is."""
 KEY = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 
 
@@ -28,7 +30,8 @@ def _by(
     ] = None,
 ) -> str:
     if paddock_by is None:
-        return "api"
+        request.state.by = NAMELESS
+        return NAMELESS
     if not BY.fullmatch(paddock_by):
         raise Refused(
             f"header Paddock-By {shown(paddock_by)} is not of 1 to 64 letters, digits, spaces and _.@:/-, "

@@ -15,9 +15,6 @@ from paddock.model.incident import Incident
 
 router = APIRouter(tags=["cluster"], dependencies=[Depends(known_query)])
 
-WORDS = {"recreate": "redeploy"}
-"""What they are called there, and here."""
-
 
 @router.get("/dashboard", summary="All that a dashboard shows", responses=answer(dict, "Totals, health, incidents."))
 async def dashboard(control: ControlDep) -> Response:
@@ -46,4 +43,4 @@ async def recover(
     name: str,
     body: Annotated[RecoverBody, Depends(optional_body_of(RecoverBody))],
 ) -> Response:
-    return Json(await control.care.heal(agent_id(fleet, name), WORDS.get(body.action, body.action), by=by))
+    return Json(await control.care.heal(agent_id(fleet, name), body.action, by=by))

@@ -39,7 +39,7 @@ def kpi_page(report: KpiReport) -> str:
     whom = f"fleet {report.fleet}" if report.fleet else "all fleets"
     title = f"Key figures of {whom}, the last {_span(report.since_s)}"
     parts = [
-        _table("Key figures", ("figure", "value", "claimed", "", "what it is"), map(_kpi_row, report.kpis)),
+        _table("Key figures", ("figure", "value", "target", "", "what it is"), map(_kpi_row, report.kpis)),
         _table(
             "Objectives",
             ("fleet", "objective", "promised", "value", "error budget left", "burn rates", ""),
@@ -60,7 +60,8 @@ def health_page(report: HealthReport) -> str:
         for name, held in report.fleets.items()
     )
     worst = (
-        (_text(score.id), _number(float(score.score)), _text(score.band), _text(_why(score))) for score in report.worst
+        (_text(score.id), _number(float(score.score)), _text(_band(score)), _text(_why(score)))
+        for score in report.worst
     )
     parts = [
         _table("Agents by band", ("band", "agents"), bands),
@@ -101,6 +102,11 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>{more}"
 
 
+def _band(score: Score) -> str:
+    """Held: its score is outside of the band, and not for long enough to leave it."""
+    return f"{score.band} (held)" if score.outside else str(score.band)
+
+
 def _why(score: Score) -> str:
     return "; ".join([*score.because, *(forecast.text for forecast in score.forecasts)])
 
@@ -134,7 +140,7 @@ def _incidents(title: str, incidents: Sequence[Incident]) -> str:
     rows = (
         (
             _number(float(incident.id)),
-            _text(time.strftime("%m-%d %H:%M:%S", time.gmtime(incident.opened_at))),
+            _text(time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(incident.opened_at))),
             _text(incident.about),
             _text(incident.cause),
             _text(incident.state, "good" if incident.recovered_at else ""),

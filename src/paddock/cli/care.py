@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from paddock.cli import show
+from paddock.cli.files import read_text
 from paddock.cli.session import session
 from paddock.model.errors import PaddockError, Refused
 from paddock.model.kpi import amount
@@ -18,7 +19,10 @@ ops = typer.Typer(no_args_is_help=True, help="Daily operations: list them, run o
 report = typer.Typer(no_args_is_help=True, help="Reports: health, key figures.")
 
 CASE_BYTES_MAX = 100_000
+ABOUT_CHARS_MAX = 30
+"""Of what an incident is about, in a list; `explain` has the whole."""
 DAY_S = 86_400.0
+SINCE_S_MAX = 366 * DAY_S
 
 
 def add(app: typer.Typer) -> None:
@@ -34,7 +38,7 @@ def health_columns() -> dict[str, Any]:
     return {
         "agent": lambda s: s["id"],
         "score": lambda s: s["score"],
-        "band": lambda s: s["band"],
+        "band": lambda s: f"{s['band']} (held)" if s.get("outside") else s["band"],
         "trend": lambda s: f"{s['trend_per_h']:+.0f}/h" if s.get("trend_per_h") else "-",
         "because": lambda s: "; ".join([*(s.get("because") or []), *(f["text"] for f in s.get("forecasts") or [])]),
     }
@@ -43,8 +47,10 @@ def health_columns() -> dict[str, Any]:
 def incident_columns() -> dict[str, Any]:
     return {
         "number": lambda i: i["id"],
-        "opened": lambda i: show.moment(i["opened_at"]),
-        "about": lambda i: i["about"],
+        f"opened ({show.zone()})": lambda i: show.moment(i["opened_at"]),
+        "about": lambda i: (
+            i["about"] if len(i["about"]) <= ABOUT_CHARS_MAX else i["about"][: ABOUT_CHARS_MAX - 1] + "…"
+        ),
         "cause": lambda i: i["cause"],
         "state": lambda i: i.get("state", "open"),
         "steps": lambda i: sum(step.get("outcome") != "skipped" for step in i.get("steps") or []),
@@ -73,7 +79,7 @@ def explain(
     for name, seconds in told["times"].items():
         typer.echo(f"  time to {name}: {seconds:.2f} s")
     if told["lines"]:
-        typer.echo("")
+        typer.echo(f"\nTimes are {show.zone()}.")
     for line in told["lines"]:
         at = f"{show.moment(line['at'])}  "
         typer.echo(show.wrapped(at + line["text"], indent=len(at)))
@@ -159,19 +165,20 @@ def ops_run(
 
 
 def read_case(path: Path) -> dict[str, Any]:
-    import yaml
+    """An imagined incident, read as strictly as manifests are; Refused tells the place of each mistake."""
+    from paddock.model.yaml_source import ManifestSource, Mistakes, Table, parse, plain, without_end
 
-    try:
-        if path.stat().st_size > CASE_BYTES_MAX:
-            raise Refused(f"{path} is larger than {CASE_BYTES_MAX:,} bytes: that is no case")
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} cannot be read ({error}): name a YAML file") from error
-    except yaml.YAMLError as error:
-        raise Refused(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
+    text = read_text(path, bytes_max=CASE_BYTES_MAX, large="that is no case", wanted="name a YAML file")
+    source = ManifestSource(name=str(path), text=text, what="case", begins="'cause:' and, if you like, 'fleet:'")
+    mistakes = Mistakes()
+    tree = parse(source, mistakes)
+    if tree is not None:
+        for where in without_end(tree):
+            mistakes.add(where, "write a finite number here")
+    mistakes.refuse()
+    if not isinstance(tree, Table):
         raise Refused(f"{path} holds no case: write a mapping with 'cause:' and, if you like, 'fleet:' and 'helps:'")
-    return found
+    return dict(plain(tree))
 
 
 Fleet = Annotated[str, typer.Option(help="Only this fleet.")]
@@ -228,7 +235,7 @@ def report_kpi(
     columns = {
         "figure": lambda k: k["name"],
         "value": lambda k: amount(k["value"], k["unit"]),
-        "claimed": lambda k: amount(k["target"], k["unit"]) if k.get("target") is not None else "-",
+        "target": lambda k: amount(k["target"], k["unit"]) if k.get("target") is not None else "-",
         "verdict": lambda k: {True: "met", False: "missed", None: "-"}[k.get("good")],
         "what it is": lambda k: k["text"],
     }
@@ -249,13 +256,16 @@ def objective_columns() -> dict[str, Any]:
 
 
 def seconds_of(text: str) -> float:
-    """`90m`, `24h`, `30d` or seconds; Refused when it is neither."""
+    """`90m`, `24h`, `30d` or seconds; Refused when it is neither, or nothing that a report can be of."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
     try:
-        return float(number) * unit
+        since_s = float(number) * unit
     except ValueError:
         raise Refused(f"--since {text!r} is no time: write such as 90m, 24h or 30d") from None
+    if not 60.0 <= since_s <= SINCE_S_MAX:
+        raise Refused(f"--since {text!r} must be from 1m to {SINCE_S_MAX / DAY_S:.0f}d")
+    return since_s
 
 
 def write_page(path: Path, text: str) -> None:

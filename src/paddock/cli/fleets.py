@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from paddock.cli import show
+from paddock.cli.files import read_text
 from paddock.cli.session import session
-from paddock.model.errors import PaddockError, Refused
+from paddock.model.errors import PaddockError
 
 MANIFEST_BYTES_MAX = 1_000_000
 """More is not even read; the server's own limit is lower."""
@@ -29,7 +30,7 @@ class NotReady(PaddockError):
 def add(app: typer.Typer) -> None:
     app.command()(apply)
     app.command()(plan)
-    app.command()(scale)
+    app.command(context_settings={"ignore_unknown_options": True})(scale)  # -1 is a number that is refused, no option
     app.command()(heal)
 
 
@@ -84,7 +85,12 @@ def heal(
     context: typer.Context,
     agent: Annotated[str, typer.Argument(metavar="[ID]", help="Such as executor/0.", show_default=False)] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every agent that is failed or quarantined.")] = False,
-    action: Annotated[str, typer.Option(help="restart, restart-clean, redeploy, …: what its runtime offers.")] = "",
+    action: Annotated[
+        str | None,
+        typer.Option(
+            help="restart, restart-clean, redeploy (or recreate), …: what its runtime offers.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Restart one agent (this lifts a quarantine), or all that have failed; or do one recovery action.
 
@@ -94,12 +100,14 @@ def heal(
 
     if bool(agent) == everything:
         raise typer.BadParameter("name one agent, such as executor/0, or say --all")
-    if action and everything:
+    if action is not None and everything:
         raise typer.BadParameter("--action goes with one agent")
     with session(context).api() as api:
-        if action:
+        if action is not None:
             done = api.post(f"{agent_path(agent)}/heal", {"action": action})
             show.say(f"{action} of {agent} is done and being verified: paddock explain incident {done['id']}")
+            if action in ("degrade", "redistribute"):
+                show.say(f"it stays so until it is restarted: paddock heal {agent}")
             return
         if agent:
             api.post(f"{agent_path(agent)}/restart")
@@ -118,14 +126,7 @@ def read(paths: list[Path]) -> list[dict[str, str]]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
-        if path.is_file() and path.stat().st_size > MANIFEST_BYTES_MAX:
-            raise Refused(f"{path} is larger than {MANIFEST_BYTES_MAX // 1_000_000} MB: that is no manifest")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from error
-    except OSError as error:
-        raise Refused(f"{path} cannot be read ({error.strerror}): name a manifest file") from error
+    text = read_text(path, bytes_max=MANIFEST_BYTES_MAX, large="that is no manifest", wanted="name a manifest file")
     return {"name": str(path), "text": text, "folder": str(path.absolute().parent)}
 
 

@@ -126,7 +126,7 @@ def task_columns() -> dict[str, Any]:
 
 def event_columns() -> dict[str, Any]:
     return {
-        "at": lambda e: show.moment(_event(e).get("at")),
+        f"at ({show.zone()})": lambda e: show.moment(_event(e).get("at")),
         "kind": lambda e: _event(e).get("kind"),
         "about": lambda e: _event(e).get("about"),
         "text": lambda e: _event(e).get("text"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from paddock.cli import show
 from paddock.cli.client import Api
+from paddock.model.agent import AS_TOLD
 
 POLL_S = 0.25
 SETTLED_S = 5.0
@@ -33,9 +34,13 @@ def wait_fleets(
             fleets = [fleet for fleet in _items(api.get("/api/v1/fleets")) if fleet["name"] in names]
             report(sum(map(_well, fleets)), sum(fleet["wanted"] for fleet in fleets))
             now = time.monotonic()
-            if all(_open(fleet) <= 0 and not fleet.get("outdated") for fleet in fleets) or stopped():
+            told = {fleet["name"]: _as_told(api, fleet) for fleet in fleets}
+            less = {name: len(agents) for name, agents in told.items()}
+            if all(_open(fleet, as_told=less[fleet["name"]]) <= 0 and not fleet.get("outdated") for fleet in fleets):
                 break
-            if all(_open(fleet, "failed") <= 0 and not _rolls(fleet) for fleet in fleets):
+            if stopped():
+                break
+            if all(_open(fleet, "failed", as_told=less[fleet["name"]]) <= 0 and not _rolls(fleet) for fleet in fleets):
                 settled_since = settled_since or now
                 if now - settled_since > SETTLED_S:
                     break
@@ -48,10 +53,12 @@ def wait_fleets(
                         f"{fleet['name']}: {_well(fleet)} of {fleet['wanted']} ready after {limit_s:.0f} s: "
                         f"see 'paddock get agents --fleet {fleet['name']}'"
                         for fleet in fleets
-                        if _open(fleet) > 0 or _rolls(fleet)
+                        if _open(fleet, as_told=less[fleet["name"]]) > 0 or _rolls(fleet)
                     ),
                 ]
             time.sleep(POLL_S)
+    for agent in sorted(agent for agents in told.values() for agent in agents):
+        show.say(f"{agent} is degraded, {AS_TOLD}: 'paddock heal {agent}' ends that")
     return [] if stopped() else problems(api, fleets)
 
 
@@ -59,12 +66,21 @@ def _items(answer: Any) -> list[Any]:
     return list(answer["items"] if isinstance(answer, dict) else answer)
 
 
-def _open(fleet: dict[str, Any], *ends: str) -> int:
+def _as_told(api: Api, fleet: dict[str, Any]) -> list[str]:
+    """Agents that are degraded because somebody wanted it; asked for only when nothing but degraded ones is open."""
+    degraded = (fleet.get("states") or {}).get("degraded", 0)
+    if not degraded or _open(fleet, "degraded", "failed") > 0:
+        return []
+    found = api.pages("/api/v1/agents", limit=degraded, fleet=fleet["name"], state="degraded")
+    return [agent["id"] for agent in found if AS_TOLD in (agent.get("reason") or "")]
+
+
+def _open(fleet: dict[str, Any], *ends: str, as_told: int = 0) -> int:
     """How many agents are still on their way (or, when there are too many, on their way out)."""
     states = fleet.get("states") or {}
     over = sum(states.get(state, 0) for state in ("quarantined", "stopped", *ends))
     missing = int(fleet["wanted"]) - int(fleet["ready"])
-    return abs(missing) - int(over)
+    return abs(missing) - int(over) - as_told
 
 
 def _well(fleet: dict[str, Any]) -> int:

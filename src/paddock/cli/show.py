@@ -86,7 +86,11 @@ def rows(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], form
     if form is not Form.TABLE:
         dump(list(items), form)
     elif items:
-        console().print(table(items, columns))
+        out = console()
+        with out.capture() as printed:
+            out.print(table(items, columns))
+        # A pipe is taken to be wide: nobody wants the blanks up to its end.
+        typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
     else:
         say(empty or "none")
 
@@ -156,7 +160,7 @@ def for_people(key: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if key.endswith("_at") or key in ("at", "not_before", "kept_until"):
-        return moment(value)
+        return f"{moment(value)} {zone()}"
     if key.endswith("_s") and value >= 60:
         return duration(value)
     if key.endswith("_bytes") and value >= 2**20:
@@ -185,3 +189,8 @@ def duration(seconds: float | None) -> str:
 def moment(at: float | None) -> str:
     """A unix time as local time, with the date."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "-"
+
+
+def zone() -> str:
+    """Of local times, such as `CEST`."""
+    return time.strftime("%Z")

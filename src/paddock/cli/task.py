@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from paddock.cli import show
+from paddock.cli.files import read_text
 from paddock.cli.look import LIMIT, task_columns
 from paddock.cli.session import session
 from paddock.model.errors import PaddockError, Refused
@@ -231,18 +232,12 @@ def _text(value: str) -> str:
     """`@file` is the file's text, `@@…` is `@…`, everything else is itself."""
     if value.startswith("@@") or not value.startswith("@"):
         return value.removeprefix("@")
-    return read_text(Path(value[1:]))
-
-
-def read_text(path: Path) -> str:
-    try:
-        if path.is_file() and path.stat().st_size > FILE_BYTES_MAX:
-            raise Refused(f"{path} is larger than {FILE_BYTES_MAX // 1_000_000} MB, more than a task may carry")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not UTF-8 (byte {error.start}): arguments of tasks are text") from error
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): name a file") from error
+    return read_text(
+        Path(value[1:]),
+        bytes_max=FILE_BYTES_MAX,
+        large="more than a task may carry",
+        wanted="arguments of tasks are text files",
+    )
 
 
 def _json(what: str, text: str) -> Any:

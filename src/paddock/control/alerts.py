@@ -107,7 +107,8 @@ class Alerts:
         if not known:
             raise Refused("there are no channels: add 'notifications' to a manifest and apply it")
         if channel and channel not in known:
-            raise NotFound(f"there is no channel {channel[:80]!r}{nearest(channel[:80], known)}")
+            near = nearest(channel[:80], known)
+            raise NotFound(f"there is no channel {channel[:80]!r}{near} (known: {', '.join(sorted(known))})")
         outcomes: dict[str, AlertTest] = {}
 
         async def try_it(one: Channel) -> None:

@@ -31,7 +31,7 @@ from paddock.model.health import Band, HealthPoint, Score
 from paddock.model.incident import BY_HAND, Fact, Incident, IncidentState, Severity
 from paddock.model.kpi import HealthReport, KpiReport
 from paddock.model.names import split_agent
-from paddock.model.policy import Action, Cause, Policy
+from paddock.model.policy import SYNONYMS, Action, Cause, Policy
 from paddock.ports.record import Batch, Page
 
 log = structlog.get_logger(__name__)
@@ -110,6 +110,8 @@ class Care:
 
     def scores(self, *, fleet: str = "", band: str = "") -> Sequence[Score]:
         """The worst first."""
+        if fleet:
+            self._core.mirror.fleet(fleet)
         if band and band not in set(Band):
             raise Refused(f"band {band[:40]!r} is none of {', '.join(Band)}")
         found = [
@@ -133,7 +135,7 @@ class Care:
     async def incidents(
         self, *, about: str = "", state: str = "", since: float = 0.0, after: str = "", limit: int = 100
     ) -> Page:
-        states = ["open", *(known.value for known in IncidentState)]
+        states = list(IncidentState)  # `open` stands for all that are not over yet
         if state and state not in states:
             raise Refused(f"state {state[:40]!r} is none of {', '.join(states)}")
         await self._flush()
@@ -174,16 +176,17 @@ class Care:
     async def heal(self, agent: str, action: str, *, by: str = "") -> Incident:
         """Do one action now, as a person asks; it is verified and recorded like every other."""
         fleet, name = split_agent(agent)
-        known = sorted(Action)
-        if action not in known:
-            raise Refused(f"action {action[:40]!r} is none of {', '.join(known)}")
+        action = SYNONYMS.get(action, action)
         status = self._core.mirror.agents.get(agent)
         wanted = self._core.mirror.fleet(fleet)
         if status is None or name not in wanted.names:
             raise NotFound(f"there is no agent {agent!r}")
-        if Action(action) not in self.actions.offers(status):
-            offers = ", ".join(sorted(self.actions.offers(status)))
-            raise Refused(f"{agent} runs by {wanted.spec.runtime}, which does not offer {action}; it offers: {offers}")
+        offered = self.actions.offers(status)
+        if action not in offered:
+            said = f"{action} is not offered for it" if action in set(Action) else f"action {action[:40]!r} is unknown"
+            raise Refused(f"{agent} runs by {wanted.spec.runtime}: {said}; what is: {', '.join(sorted(offered))}")
+        if action == Action.ACTIVATE_BACKUP and not wanted.spec.policy.standby:
+            raise Refused(f"{agent} has no backup: name a fleet as 'standby' in the policy {wanted.spec.policy.name!r}")
         who = by or "a person"
         for _ in range(TRIES_MAX):
             async with self._by_hand:  # many may ask at once: it is one incident

@@ -114,7 +114,7 @@ class Daily:
     async def _report(self) -> Found:
         report = await self._care.kpi_report(since_s=DAY_S)
         missed = [
-            f"{kpi.name} is {amount(kpi.value, kpi.unit)}, claimed {amount(kpi.target, kpi.unit)}"
+            f"{kpi.name} is {amount(kpi.value, kpi.unit)}, its target is {amount(kpi.target, kpi.unit)}"
             for kpi in report.kpis
             if kpi.good is False
         ]
@@ -128,7 +128,10 @@ class Daily:
         findings: list[str] = []
         for name in sorted(self._core.mirror.fleets):
             findings += advise(self._facts(name), await self._points(name, since))
-        return Found(findings, f"{len(findings)} things could be better" if findings else "nothing stands out")
+        return Found(
+            findings,
+            f"{len(findings)} thing{'s' * (len(findings) != 1)} could be better" if findings else "nothing stands out",
+        )
 
     async def _performance(self) -> Found:
         now = self._core.clock.now()
@@ -142,7 +145,11 @@ class Daily:
     async def _clean_up(self) -> Found:
         await self._janitor.round()
         removed = await self._janitor.prune_history()
-        return Found([], f"{removed} old rows of history removed; what is kept no longer is gone", {"rows": removed})
+        return Found(
+            [],
+            f"{removed} rows of history were past their time and are removed, as is all else that was",
+            {"rows": removed},
+        )
 
     def _facts(self, fleet: str) -> FleetFacts:
         spec = self._core.mirror.fleets[fleet].spec

@@ -1,7 +1,8 @@
 """What every fleet does, summed up in stretches of five minutes for the key figures: time ready, tasks, response times.
 
-Time is exact: each change of state is counted when it is seen, nothing is sampled. Time in which no server ran is not
-counted at all. A stretch that was begun when the server was killed is lost.
+Time is exact: each change of state is counted when it is seen, nothing is sampled. What is newly wanted counts from
+when it is ready, or from START_S later if it is not. Time in which no server ran is not counted at all. A stretch that
+was begun when the server was killed is lost.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from paddock.ports.record import Batch
 log = structlog.get_logger(__name__)
 
 SPAN_S = 300.0
+START_S = 60.0
+"""What comes up within this time was never down."""
 OWNERS_MAX = 100_000
 """Different owners that are told apart in one stretch."""
 LATE_S = 3600.0
@@ -37,6 +40,10 @@ class _Stretch:
     since: float
     ready: int = 0
     wanted: int = 0
+    started: int = 0
+    """Of `wanted`, those that were ready once or have had their time to start."""
+    started_by: float = 0.0
+    """When that is all of them."""
     ready_s: float = 0.0
     wanted_s: float = 0.0
     done: int = 0
@@ -48,10 +55,27 @@ class _Stretch:
     owners: set[str] = field(default_factory=set)
 
     def until(self, now: float) -> None:
+        if self.started < self.wanted and now >= self.started_by:
+            self._count(max(self.since, self.started_by))
+            self.started = self.wanted
+        self._count(now)
+
+    def change(self, ready: int, wanted: int, now: float) -> None:
+        self.until(now)
+        if wanted > self.wanted:
+            self.started_by = now + START_S
+        self.ready, self.wanted = ready, wanted
+        self.started = min(wanted, max(ready, self.started))
+
+    def next(self, now: float) -> _Stretch:
+        """The one that follows."""
+        return _Stretch(now, self.ready, self.wanted, self.started, self.started_by)
+
+    def _count(self, now: float) -> None:
         span_s = max(0.0, now - self.since)
         # More may be ready than wanted while a fleet is scaled down: they do not make up for others.
         self.ready_s += min(self.ready, self.wanted) * span_s
-        self.wanted_s += self.wanted * span_s
+        self.wanted_s += self.started * span_s
         self.since = now
 
 
@@ -77,9 +101,7 @@ class Figures:
         points = self.points()
         self._began_at, self._began = self._clock.now(), self._clock.monotonic()
         self._fleets = {
-            name: _Stretch(self._began, ready=held.ready, wanted=held.wanted)
-            for name, held in self._fleets.items()
-            if name in self._mirror.fleets
+            name: held.next(self._began) for name, held in self._fleets.items() if name in self._mirror.fleets
         }
         try:
             await self._archive.write(lambda: self._archive.record.apply(Batch(fleets=points)))
@@ -127,8 +149,7 @@ class Figures:
         ready = counts[AgentState.READY] + counts[AgentState.DEGRADED] if counts is not None else 0
         number = len(wanted.names) if wanted is not None else 0
         if (ready, number) != (held.ready, held.wanted):
-            held.until(self._clock.monotonic())
-            held.ready, held.wanted = ready, number
+            held.change(ready, number, self._clock.monotonic())
 
     def _ended(self, result: TaskResult) -> None:
         if abs(self._clock.now() - result.finished_at) > LATE_S:

@@ -54,6 +54,8 @@ SLOWER = (3.0, 10.0)
 TASK_S_MIN = 0.05
 """Tasks that are quicker are not slow, whatever the others do."""
 TREND_S = 1800.0
+TREND_S_MIN = 900.0
+"""Who is known for less has no trend: the first minutes are its start."""
 
 
 HEALED_BY_NODE = "common cause"
@@ -189,6 +191,7 @@ def _settled(
         low=low + 1 if points < scoring.alert_below else 0,
         outside=outside,
         trend_per_h=trend,
+        since=previous.since if previous is not None else now,
         forecasts=forecasts,
     )
 
@@ -203,6 +206,7 @@ def _not_running(status: AgentStatus, cap: int, facts: Facts, previous: Score | 
         band=Band.of(cap),
         because=[because],
         trend_per_h=_trend(previous, cap, now) if previous is not None else 0.0,
+        since=previous.since if previous is not None else now,
         forecasts=facts.forecasts,
     )
 
@@ -213,6 +217,8 @@ def _lost(item: tuple[float, str]) -> float:
 
 def _trend(previous: Score, points: int, now: float) -> float:
     """What the score changed in the last half hour, per hour; what is older fades away."""
+    if now - previous.since < TREND_S_MIN:
+        return 0.0
     if points == previous.score and previous.trend_per_h == 0.0:
         return 0.0
     fading = math.exp(-max(0.0, now - previous.at) / TREND_S)

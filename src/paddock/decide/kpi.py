@@ -3,6 +3,9 @@
 Burn rates after Google's SRE workbook, chapter 5 ("Alerting on SLOs", multiwindow, multi-burn-rate): a page when the
 budget burns 14.4 times too fast over both the last hour and 5 minutes, or 6 times over 6 hours and 30 minutes; a ticket
 at 1 over 3 days and 6 hours.
+
+What is younger than a window has not had the time to spend its budget: what was missed since it is measured counts
+against the budget of the whole window, as if nothing had been missed before.
 """
 
 from __future__ import annotations
@@ -135,10 +138,15 @@ def objectives(fleet: str, wanted: Sequence[Objective], points: Sequence[FleetPo
 
 def _slo(fleet: str, objective: Objective, points: Sequence[FleetPoint], now: float) -> Slo:
     budget = 1.0 - objective.share
+    since = min((point.at for point in points), default=now)
+
+    def value_of(window_s: float) -> float | None:
+        return _measure(objective, total(point for point in points if point.at + point.span_s > now - window_s))
 
     def bad(window_s: float) -> float | None:
-        value = _measure(objective, total(point for point in points if point.at + point.span_s > now - window_s))
-        return None if value is None else 1.0 - value
+        """The share of the window that was missed: of the part before the first point nothing was."""
+        value = value_of(window_s)
+        return None if value is None else (1.0 - value) * min(1.0, max(0.0, now - since) / window_s)
 
     burns: list[tuple[float, float]] = []
     alarm = ""
@@ -152,7 +160,7 @@ def _slo(fleet: str, objective: Objective, points: Sequence[FleetPoint], now: fl
     return Slo(
         fleet=fleet,
         objective=objective,
-        value=None if missed is None else 1.0 - missed,
+        value=value_of(objective.window_s),
         budget_left=None if missed is None else 1.0 - missed / budget,
         burns=burns,
         alarm=alarm,

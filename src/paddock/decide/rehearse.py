@@ -5,6 +5,8 @@ The ladder is climbed in imagined time: each step takes its `verify_s`, and help
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from paddock.decide.ladder import Act, Close, Escalate, Recovered, Wait, acted, apply, next_step
@@ -27,7 +29,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Its name within the fleet."""
     cause: Cause = Cause.LOW_SCORE
     title: str = ""
-    score: int = 10
+    score: Annotated[int, msgspec.Meta(ge=0, le=100)] = 10
     """Of the agent, 0 to 100."""
     state: AgentState = AgentState.READY
     helps: list[Action] = []
@@ -86,8 +88,8 @@ def rehearse(policy: Policy, case: Rehearsal) -> Rehearsed:
             words = {Recovered: "recovered", Escalate: "escalated to people", Close: "closed"}[type(decision)]
             lines.append(_told(now, f"{words}: {decision.why}"))
             break
-        elif isinstance(decision, Wait):
-            lines.append(_told(now, decision.why))
+        elif isinstance(decision, Wait) and (not lines or lines[-1].text != decision.why):
+            lines.append(_told(now, decision.why))  # waiting for the same thing still is no news
         now = max(incident.next_at, now + 0.1)
     return Rehearsed(policy=policy.name, lines=lines, outcome=str(incident.state))
 

@@ -75,7 +75,10 @@ def confirmed(
     if cause in (Cause.ENDPOINT_DOWN, Cause.SLOW, Cause.LOW_SCORE):
         return fresh is not None and _measured(spec, fresh.probes, since)
     if cause is Cause.RESOURCES:
-        return fresh is not None and fresh.memory_bytes >= 0 and _measured(spec, fresh.probes, since)
+        metrics = [probe.name for probe in spec.health.probes if probe.kind == "metric" and probe.phase != "startup"]
+        known = fresh.probes if fresh is not None else {}
+        asked = all(name in known and _passed(known[name], since) for name in metrics)
+        return fresh is not None and fresh.memory_bytes >= 0 and asked
     if cause is Cause.CONNECTION:
         return fresh is not None and fresh.linked is not False
     if cause is Cause.FORECAST:
@@ -127,8 +130,12 @@ def _measured(spec: FleetSpec, known: Mapping[str, ProbeFact], since: float, *, 
     """Whether all that is asked again and again was asked since and passed: one that did says nothing of the others."""
     asked = {name: fact for name, fact in known.items() if fact.phase != "startup"}
     wanted = {one.name for one in spec.health.probes if one.phase != "startup" and (one.kind == "task") == tasks}
-    passed = [fact.at > since and (not fact.fails or fact.phase == "readiness") for fact in asked.values()]
-    return wanted <= asked.keys() and all(passed)
+    return wanted <= asked.keys() and all(_passed(fact, since) for fact in asked.values())
+
+
+def _passed(fact: ProbeFact, since: float) -> bool:
+    """Whether it was asked since and passed. A readiness probe need not pass: that it fails is no illness."""
+    return fact.at > since and (not fact.fails or fact.phase == "readiness")
 
 
 def _lives(spec: FleetSpec, status: AgentStatus, fresh: Vitals | None, since: float, now: float) -> bool:

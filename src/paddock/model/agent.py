@@ -54,6 +54,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Of the template that ran; empty: an older node does not say."""
 
 
+AS_TOLD = "as it was told to"
+"""Stands in the reason of an agent that is degraded because that was wanted: it is not waited for to be ready."""
+
+
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The present of one agent, written by its node to the bucket `now`."""
 

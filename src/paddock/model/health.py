@@ -144,7 +144,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     outside: int = 0
     """Evaluations in a row outside of `band`, which it leaves after `Scoring.steady` of them."""
     trend_per_h: float = 0.0
-    """Points per hour over the last half hour."""
+    """Points per hour over the last half hour; 0 in the first quarter of an hour."""
+    since: float = 0.0
+    """When it was judged first, by this server."""
     forecasts: list[Forecast] = []
 
 

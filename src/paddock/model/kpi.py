@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ class StepTally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kpi(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure with its meaning and how it stands to what is claimed or promised."""
+    """One figure with its meaning and how it stands to its target."""
 
     name: str
     value: float | None
@@ -123,7 +124,8 @@ def amount(value: float | None, unit: str) -> str:
     if value is None:
         return "not measured"
     if unit == "share":
-        return f"{value:.3%}" if value > 0.99 else f"{value:.1%}"
+        # Rounded down: 100.00% is only what lacks nothing.
+        return f"{math.floor(value * 1e4 + 1e-9) / 1e4:.2%}"
     if unit == "s":
-        return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+        return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
     return f"{value:,.0f} {unit}".rstrip()

@@ -9,6 +9,8 @@ from typing import Any
 from paddock.model.manifest_words import NAME_TEXT, field
 from paddock.model.policy import (
     OF_THE_MACHINE,
+    OFFERED_NOWHERE,
+    SYNONYMS,
     Action,
     Budget,
     Cause,
@@ -27,22 +29,21 @@ STEPS_MAX = 20
 OBJECTIVES_MAX = 20
 _ACTIONS = tuple(str(action) for action in Action if action not in OF_THE_MACHINE)
 _CAUSES = tuple(str(cause) for cause in Cause)
-_SYNONYMS = {"recreate": Action.REDEPLOY}
 
 
 @dataclass(frozen=True)
 class ActionName:
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Action:
         text = Text(what="an action").read(node, path, mistakes)
-        if text in _SYNONYMS:
-            return _SYNONYMS[text]
+        if text in SYNONYMS:
+            return SYNONYMS[text]
         if text not in _ACTIONS:
-            hint = nearest(text, (*_ACTIONS, *_SYNONYMS))
+            hint = nearest(text, (*_ACTIONS, *SYNONYMS))
             raise Wrong(node.where, f"{path} {short(text)} is not one of {', '.join(_ACTIONS)}{hint}")
         return Action(text)
 
     def schema(self) -> Schema:
-        return {"enum": [*_ACTIONS, *_SYNONYMS]}
+        return {"enum": [*_ACTIONS, *SYNONYMS]}
 
 
 _STEP = Record(
@@ -174,6 +175,8 @@ def build_policy(name: str, node: Node, mistakes: Mistakes, warnings: list[str])
         if not steps or steps[-1].action is not Action.ESCALATE:
             warnings.append(f"{where.where}: policies.{name}.{key} does not end with escalate, so that is added")
             steps.append(Step(action=Action.ESCALATE))
+        nowhere = [step.action for step in steps if step.action in OFFERED_NOWHERE]
+        warnings += [f"{where.where}: policies.{name}.{key}: no runtime offers {one}: skipped" for one in nowhere]
         if "standby" not in values and any(step.action is Action.ACTIVATE_BACKUP for step in steps):
             mistakes.add(where.where, f"policies.{name}.{key} has activate-backup, and the policy names no standby")
         if key == "ladder":
@@ -246,9 +249,11 @@ def _check_scoring(node: Table, values: Mapping[str, Any], mistakes: Mistakes) -
     scoring = Scoring(**{key: value for key, value in values.items() if key != "weights"})
     for low, high in (("heal_below", "alert_below"), ("alert_below", "recovered_at"), ("slow_s", "slow_s_max")):
         one, two = getattr(scoring, low), getattr(scoring, high)
-        if one > two or (low == "slow_s" and one == two):
+        equal = low != "slow_s"  # as limits of a score they may be one
+        if one > two or (one == two and not equal):
             written = low if low in values else high
-            mistakes.add(_key(tree, written), f"{low} ({one:g}) must be below {high} ({two:g})")
+            must = "must not be above" if equal else "must be below"
+            mistakes.add(_key(tree, written), f"{low} ({one:g}) {must} {high} ({two:g})")
 
 
 def _check_objectives(node: Table, entries: list[dict[str, Any]], mistakes: Mistakes) -> None:

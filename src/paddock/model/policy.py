@@ -37,6 +37,9 @@ class Action(StrEnum):
     """Tasks of the lowest priority are refused until the machine is well again."""
 
 
+SYNONYMS = {"recreate": Action.REDEPLOY}
+OFFERED_NOWHERE = frozenset({Action.REBOOT})
+"""What no runtime of this version can do to an agent."""
 OF_THE_MACHINE = frozenset({Action.RESTART_BROKER, Action.DROP_CACHES, Action.CLEAN_DATA, Action.SHED_LOAD})
 
 

@@ -31,6 +31,7 @@ _UNITS_BYTES = {"": 1, "b": 1} | {
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKmMgGtT]?[iI]?[bB])")
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 _PLAIN_TYPES: list[str] = ["string", "number", "boolean"]
 
 
@@ -161,6 +162,9 @@ class Amount:
     high: float
 
     def read(self, node: Node, path: str, mistakes: Mistakes) -> float:
+        if isinstance(node, Leaf) and (percent := _PERCENT.fullmatch(node.text)):
+            hint = f"; write {float(percent[1]) / 100:g} for {short(node.text)}" if self.high <= 1 else ""
+            raise Wrong(node.where, f"{path} must be a number, not a text{hint}")
         return float(_number(node, path, self.low, self.high, wanted="a number"))
 
     def schema(self) -> Schema:

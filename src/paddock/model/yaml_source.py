@@ -7,6 +7,7 @@ node, and what it would weigh written out is counted as the tree grows.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class ManifestSource(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     text: str
     folder: str = ""
+    what: str = "manifest"
+    """What it is called in messages, when it is something else that is written like one."""
+    begins: str = "'paddock: 1' and 'fleets:'"
+    """With what one begins; said of an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Mistakes:
         """Raise Refused when there is any mistake."""
         if self._found:
             ordered = sorted(self._found, key=lambda item: (item[0].source.name, item[0].line, item[0].column))
-            head = f"{len(ordered)} mistakes in the manifest:\n" if len(ordered) > 1 else ""
+            head = f"{len(ordered)} mistakes in the {ordered[0][0].source.what}:\n" if len(ordered) > 1 else ""
             raise Refused(head + "\n".join(f"{where}: {text}" for where, text in ordered) + more)
 
     def __len__(self) -> int:
@@ -150,6 +155,15 @@ def plain(node: Node) -> Any:
     return node.value if isinstance(node, Leaf) else None
 
 
+def without_end(node: Node) -> Iterator[Where]:
+    """Where the tree holds `.inf` or `.nan`, which JSON cannot say."""
+    if isinstance(node, Table | Listing):
+        for item in node.entries.values() if isinstance(node, Table) else node.items:
+            yield from without_end(item)
+    elif isinstance(node, Leaf) and isinstance(node.value, float) and not math.isfinite(node.value):
+        yield node.where
+
+
 def short(text: str, limit: int = 60) -> str:
     """Quoted for a message, cut when long."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
@@ -186,7 +200,7 @@ def _check_text(source: ManifestSource) -> None:
         size = len(text.encode("utf-8", "surrogatepass"))
     if size > TEXT_BYTES_MAX:
         raise Wrong(
-            start, f"the manifest has {size:,} bytes, over the limit of {TEXT_BYTES_MAX:,}; split it into several"
+            start, f"the {source.what} has {size:,} bytes, over the limit of {TEXT_BYTES_MAX:,}; split it into several"
         )
     if bad := _UNPRINTABLE.search(text.removeprefix("\ufeff")):
         before = text.removeprefix("\ufeff")[: bad.start()]
@@ -235,7 +249,10 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 self._documents += 1
                 if self._documents > 1:
-                    raise Wrong(where, "a second document starts here; a file holds one manifest, so remove the '---'")
+                    raise Wrong(
+                        where,
+                        f"a second document starts here; a file holds one {self._source.what}, so remove the '---'",
+                    )
             elif isinstance(event, yaml.AliasEvent):
                 self._put(self._alias(where, str(event.anchor)), where)
             elif isinstance(event, yaml.ScalarEvent):
@@ -244,13 +261,13 @@ class _Builder:
             elif isinstance(event, yaml.CollectionStartEvent):
                 self._tag(where, event.tag)
                 if len(self._stack) >= DEPTH_MAX:
-                    raise Wrong(where, f"nested deeper than {DEPTH_MAX} levels; a manifest needs far fewer")
+                    raise Wrong(where, f"nested deeper than {DEPTH_MAX} levels; a {self._source.what} needs far fewer")
                 self._stack.append(_Frame(where, event.anchor, mapping=isinstance(event, yaml.MappingStartEvent)))
             elif isinstance(event, yaml.CollectionEndEvent):
                 frame = self._stack.pop()
                 self._close(self._collection(frame), frame.anchor)
         if self._root is None or (isinstance(self._root, Leaf) and self._root.value is None):
-            raise Wrong(Where(self._source), "the manifest is empty; begin with 'paddock: 1' and 'fleets:'")
+            raise Wrong(Where(self._source), f"the {self._source.what} is empty; begin with {self._source.begins}")
         return self._root
 
     def _events(self) -> Iterator[Any]:
@@ -258,7 +275,7 @@ class _Builder:
 
     def _tag(self, where: Where, tag: str | None) -> None:
         if tag is not None and tag not in _TAGS:
-            raise Wrong(where, f"the tag {short(tag)} is not used in manifests; remove it")
+            raise Wrong(where, f"the tag {short(tag)} is not used in a {self._source.what}; remove it")
 
     def _leaf(self, where: Where, event: Any) -> Leaf:
         text: str = event.value
@@ -289,7 +306,7 @@ class _Builder:
     def _put(self, node: Node, where: Where) -> None:
         """Hang a finished node (or an alias of one, at `where`) into what is open."""
         if node.height + len(self._stack) > DEPTH_MAX:
-            raise Wrong(where, f"nested deeper than {DEPTH_MAX} levels; a manifest needs far fewer")
+            raise Wrong(where, f"nested deeper than {DEPTH_MAX} levels; a {self._source.what} needs far fewer")
         # Own nodes were counted as their children closed, so a collection adds only itself; an alias adds all.
         whole = where is not node.where or isinstance(node, Leaf)
         self._nodes += node.nodes if whole else 1
@@ -297,8 +314,8 @@ class _Builder:
         if self._nodes > NODES_MAX or self._chars > CHARS_MAX:
             raise Wrong(
                 where,
-                f"this manifest has more than {NODES_MAX:,} values or {CHARS_MAX:,} characters, with all aliases "
-                "written out; repeat less, or split it",
+                f"this {self._source.what} has more than {NODES_MAX:,} values or {CHARS_MAX:,} characters, with all "
+                "aliases written out; repeat less, or split it",
             )
         if not self._stack:
             self._root = node

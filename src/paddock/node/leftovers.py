@@ -1,29 +1,42 @@
-"""What dead incarnations left behind: children that moved to a session of their own, and so outlived the group.
+"""What dead incarnations and ended probes left behind: children that moved to a session of their own, and so outlived
+the group.
 
-    death ──> noted ──BATCH_S later──> one look for all that died meanwhile ──found some──> looked once more
+    death ──────────> noted ──BATCH_S later────────┬─> one look for all that ended meanwhile ──found some──> once more
+    end of a probe ─> noted ──BATCH_PROBES_S later─┘
 
-A child carries the environment of the agent that started it. While this node lives, what loses its parent becomes a
-child of the node (its subreaper): so only the node's own children are looked at. Of an agent that was adopted, or that
-died while no node watched, the orphans are somebody else's: then all of /proc is read, once for the whole batch.
+A child carries the environment of the agent, or of the run of the probe, that started it. While this node lives, what
+loses its parent becomes a child of the node (its subreaper): so only the node's own children are looked at, and of
+those only the ones that it does not watch itself. Of an agent that was adopted, or that died while no node watched, the
+orphans are somebody else's: then all of /proc is read, once for the whole batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import Iterable
+from itertools import count
 
 from paddock.agent.owner import Owner
 from paddock.ports.clock import Clock
-from paddock.runtimes import proc
+from paddock.runtimes import proc, process
 
 BATCH_S = 0.1
+BATCH_PROBES_S = 1.0
 ROUNDS_MAX = 5
 """What forks faster than it is found gets away after so many looks."""
 
-Mark = tuple[str, int]
-"""Agent and epoch."""
+Mark = frozenset[str]
+"""`NAME=value` of the environment by which what was left behind is known."""
+
+_NAMES = (b"PADDOCK_AGENT=", b"PADDOCK_EPOCH=", b"PADDOCK_PROBE_RUN=")
+
+
+def of_agent(agent: str, epoch: int) -> Mark:
+    """Of one incarnation."""
+    return frozenset((f"PADDOCK_AGENT={agent}", f"PADDOCK_EPOCH={epoch}"))
 
 
 class Leftovers:
@@ -35,17 +48,44 @@ class Leftovers:
         self._looking: asyncio.Task[None] | None = None
         """The look that is to come: what dies until then is in it."""
         self._sweeps: set[asyncio.Task[None]] = set()
+        self._probes: set[Mark] = set()
+        self._probed = asyncio.Event()
+        self._boot, self._runs = secrets.token_hex(4), count(1)
 
     def died(self, agent: str, epoch: int, *, adopted: bool) -> None:
         """End soon what it left behind. Without a subreaper its orphans are not looked for."""
         if self._subreaper:
-            (self._others if adopted else self._ours).add((agent, epoch))
+            (self._others if adopted else self._ours).add(of_agent(agent, epoch))
             self._look()
 
     async def ended(self, agent: str, epoch: int) -> None:
         """It died while nobody watched: return when what it left behind is ended."""
-        self._others.add((agent, epoch))
+        self._others.add(of_agent(agent, epoch))
         await asyncio.shield(self._look())
+
+    def probe_begins(self) -> dict[str, str]:
+        """What the environment of one more run of a probe holds, by which all that it starts is known."""
+        return {"PADDOCK_PROBE_RUN": f"{self._boot}.{next(self._runs)}"}
+
+    def probe_ended(self, run: dict[str, str]) -> None:
+        """End soon what this run left behind."""
+        if self._subreaper:
+            self._probes.add(frozenset(f"{name}={value}" for name, value in run.items()))
+            self._probed.set()
+
+    async def run_probes(self) -> None:
+        """For ever: look for what probes left behind, when there were any."""
+        while True:
+            await self._probed.wait()
+            await self._clock.sleep(BATCH_PROBES_S)
+            await self.end_probes()
+
+    async def end_probes(self) -> None:
+        """End now what probes left behind."""
+        marks, self._probes = self._probes, set()
+        self._probed.clear()
+        if marks:
+            await asyncio.to_thread(_end_all, marks, set())
 
     async def settled(self) -> None:
         """Return when nothing that was left behind is still to be ended."""
@@ -69,7 +109,8 @@ class Leftovers:
 def _end_all(ours: set[Mark], others: set[Mark]) -> None:
     for _ in range(ROUNDS_MAX):
         children = proc.children() if not others else None
-        found = _marked(os.listdir("/proc") if children is None else map(str, children), ours | others)
+        pids = map(int, filter(str.isdecimal, os.listdir("/proc"))) if children is None else children
+        found = _marked(set(pids) - process.watched(), ours | others)
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -79,14 +120,7 @@ def _end_all(ours: set[Mark], others: set[Mark]) -> None:
             return
 
 
-def _marked(pids: Iterable[str], marks: set[Mark]) -> list[int]:
-    """Those whose environment at their start was of one of these incarnations."""
-    wanted = {(f"PADDOCK_AGENT={agent}".encode(), f"PADDOCK_EPOCH={epoch}".encode()) for agent, epoch in marks}
-    found = []
-    for pid in filter(str.isdecimal, pids):
-        have = proc.environment(int(pid))
-        agent = next((item for item in have if item.startswith(b"PADDOCK_AGENT=")), b"")
-        epoch = next((item for item in have if item.startswith(b"PADDOCK_EPOCH=")), b"")
-        if (agent, epoch) in wanted:
-            found.append(int(pid))
-    return found
+def _marked(pids: Iterable[int], marks: set[Mark]) -> list[int]:
+    """Those whose environment at their start was of one of these."""
+    wanted = {frozenset(map(str.encode, mark)) for mark in marks}
+    return [pid for pid in pids if frozenset(e for e in proc.environment(pid) if e.startswith(_NAMES)) in wanted]

@@ -23,6 +23,7 @@ from paddock.node import checks, launching, logs, web
 from paddock.node.deadlines import Deadlines
 from paddock.node.journal import Row
 from paddock.node.launching import Paths
+from paddock.node.leftovers import Leftovers
 from paddock.ports.clock import Clock
 from paddock.ports.runtime import Usage
 from paddock.runtimes import process
@@ -94,8 +95,11 @@ class _Watch:
 
 
 class Prober:
-    def __init__(self, deadlines: Deadlines, owner: Owner, clock: Clock, dice: Callable[[], float]) -> None:
+    def __init__(
+        self, deadlines: Deadlines, owner: Owner, clock: Clock, dice: Callable[[], float], leftovers: Leftovers
+    ) -> None:
         self._deadlines, self._owner, self._clock, self._dice = deadlines, owner, clock, dice
+        self._leftovers = leftovers
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._exec_slots = asyncio.Semaphore(EXEC_AT_ONCE)
         self._watched: dict[str, list[_Watch]] = {}
@@ -134,7 +138,7 @@ class Prober:
             if not self._asked_still(watch):
                 return
             begun = self._clock.monotonic()
-            problem = await ask(watch.probe, watch.agent)
+            problem = await ask(watch.probe, watch.agent, self._leftovers)
         self._took(watch, problem, self._clock.monotonic() - begun)
 
     def _asked_still(self, watch: _Watch) -> bool:
@@ -167,12 +171,13 @@ class Prober:
             self._set(watch, probe.every_s * (1 - EARLY * self._dice()) - latency_s)
 
 
-async def ask(probe: Probe, agent: Probed) -> str:
+async def ask(probe: Probe, agent: Probed, leftovers: Leftovers) -> str:
     """Ask one http, tcp or exec probe now; empty when it passed, else what is wrong."""
     ports, spec = agent.row.ports, agent.running
     if probe.kind == "exec":
         # Not its PADDOCK_ variables: who has those is taken for the agent itself by a node that lost its journal.
-        env = process.base_env() | spec.env | launching.port_env(ports) | {"PADDOCK_PROBED": agent.id}
+        run = leftovers.probe_begins()
+        env = process.base_env() | spec.env | launching.port_env(ports) | {"PADDOCK_PROBED": agent.id} | run
         check = checks.Check(
             command=[checks.fill(word, ports) for word in probe.command],
             cwd=spec.cwd or agent.paths.folder,
@@ -181,7 +186,10 @@ async def ask(probe: Probe, agent: Probed) -> str:
             timeout_s=probe.timeout_s,
             secrets=logs.secrets(spec),
         )
-        return await checks.run(check)
+        try:
+            return await checks.run(check)
+        finally:
+            leftovers.probe_ended(run)
     url = checks.fill(probe.url, ports)
     if probe.kind == "tcp":
         problem = await checks.tcp(url, probe.timeout_s)

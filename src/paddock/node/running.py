@@ -9,7 +9,7 @@ import asyncio
 
 import structlog
 
-from paddock.model.agent import AgentState, AgentStatus
+from paddock.model.agent import AS_TOLD, AgentState, AgentStatus
 from paddock.model.errors import Refused
 from paddock.model.fleet import FleetSpec
 from paddock.model.health import Probe, ProbeFact, Vitals
@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 HUNG_GRACE_S_MAX = 2.0
 UNDEAD_S = 5.0
 """A process that is still there so long after SIGKILL gets another one, and a word in its status."""
-RESTS = "it takes no more work, as it was told to"
-DEGRADED = "it does less, as it was told to"
+RESTS = f"it takes no more work, {AS_TOLD}: a restart ends that"
+DEGRADED = f"it does less, {AS_TOLD}: a restart ends that"
 LATE_S_MAX = 1.0
 """Was a deadline late by more, this node itself stood still: then silence is not the agent's fault."""
 

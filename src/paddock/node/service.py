@@ -125,12 +125,14 @@ class NodeService:
             ("status", self._tell_status()),
             ("rotation", self._rotate()),
             ("vitals", self._vitals.run()),
+            ("leftovers", self._host.leftovers.run_probes()),
         ):
             self._owner.start(f"node {name}", work)
 
     def _shared(self, folder: Path) -> Host:
         """What the parts of this node share."""
         config, clock = self.config, self._clock
+        leftovers = Leftovers(self._owner, clock, subreaper=config.subreaper)
         self._vitals = VitalsTeller(config.id, self._fabric, clock, lambda: self.fleets.agents.values())
         return Host(
             config=config,
@@ -142,7 +144,7 @@ class NodeService:
             publisher=self.publisher,
             ports=Ports(),
             limiter=self._limiter,
-            prober=Prober(self._deadlines, self._owner, clock, self._dice),
+            prober=Prober(self._deadlines, self._owner, clock, self._dice, leftovers),
             vitals=self._vitals,
             storms=Storms(
                 clock,
@@ -154,7 +156,7 @@ class NodeService:
             tokens=Tokens(folder / "socket.key"),
             socket_path=self._socket.path,
             owner=self._owner,
-            leftovers=Leftovers(self._owner, clock, subreaper=config.subreaper),
+            leftovers=leftovers,
             starts=asyncio.Semaphore(config.starts_max),
             dice=self._dice,
             holder=lambda agent, task: self.fleets.holder(agent, task),
@@ -195,6 +197,7 @@ class NodeService:
         for agent in self.fleets.agents.values():
             agent.unheard()
         await self._owner.close()
+        await self._host.leftovers.end_probes()
         self._deadlines.close()
         await self._socket.stop()
         for runtime in self._runtimes.values():

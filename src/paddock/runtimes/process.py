@@ -135,6 +135,11 @@ def reap_child(pid: int) -> Exit | None:
         return None
 
 
+def watched() -> frozenset[int]:
+    """Pids of what is watched at this moment; may be asked from any thread."""
+    return frozenset(_ours)
+
+
 def reap_orphans() -> int:
     """Take in ended children that nobody watches: what agents left behind comes to the node, their subreaper."""
     count = 0

@@ -13,7 +13,7 @@ from paddock.model.errors import NotFound, Refused
 from paddock.model.health import Band, HealthPoint, Score
 from paddock.model.incident import Incident, IncidentState, Outcome, StepTaken
 from paddock.model.kpi import FleetPoint, HealthReport, Kpi, KpiReport, OpsReport, Slo
-from paddock.model.policy import Action, Cause, Objective, Policy
+from paddock.model.policy import SYNONYMS, Action, Cause, Objective, Policy
 from paddock.ports.record import Page
 
 AT = 1_790_000_000.0
@@ -109,6 +109,7 @@ class FakeCare:
         return explain(await self.incident(number), now=AT + 10)
 
     async def heal(self, agent: str, action: str, *, by: str = "") -> Incident:
+        action = SYNONYMS.get(action, action)
         if action not in set(Action):
             raise Refused(f"action {action!r} is none of {', '.join(Action)}")
         self.score(agent)
