@@ -27,6 +27,7 @@ import msgspec
 
 from paddock.decide.learn import order, until_escalation
 from paddock.decide.storm import YES, Answer
+from paddock.decide.telling import asked
 from paddock.model.agent import AgentState
 from paddock.model.incident import Incident, IncidentState, Outcome, Severity, StepTaken
 from paddock.model.kpi import StepTally
@@ -123,7 +124,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
     if not world.wanted:
         ended = pending and _end(pending, Outcome.SKIPPED, world, now, "the agent is wanted no more")
         return Close(why=f"{incident.about} is wanted no more", ended=ended)
-    if _well(policy, world):
+    if _well(policy, world) and not incident.asked_by:
         found = _recovered(policy, incident, world, now)
         if found is not None:
             return found
@@ -186,8 +187,9 @@ def apply(incident: Incident, decision: Decision, now: float) -> Incident:
     if isinstance(decision, Wait):
         return replace(changed, state=decision.state, next_at=decision.until if decision.until < math.inf else 0.0)
     if isinstance(decision, Act):
-        acted_at = incident.acted_at or decision.step.started_at
-        return replace(changed, state=IncidentState.ACTING, acted_at=acted_at, next_at=decision.step.due_at)
+        act, acting = decision.step, IncidentState.ACTING
+        acted_at = incident.acted_at or act.started_at
+        return replace(changed, state=acting, acted_at=acted_at, next_at=act.due_at, asked_by="")
     if isinstance(decision, Verify):
         return replace(changed, state=IncidentState.VERIFYING, next_at=decision.until)
     if isinstance(decision, Recovered):
@@ -203,6 +205,8 @@ def acted(policy: Policy, incident: Incident, now: float, *, ok: bool, detail: s
     step, replace = pending_step(incident), msgspec.structs.replace
     if step is None or incident.state is not IncidentState.ACTING:
         return incident
+    if ok and step.action is Action.ESCALATE:
+        return asked(incident, step)
     rung = _rung(policy, incident, step.action)
     others = [one for one in incident.steps if one.number != step.number]
     if ok:
@@ -305,8 +309,7 @@ def _by_node(policy: Policy, incident: Incident, world: World, now: float) -> St
     """The node's own restart, when there was one and no step before."""
     if world.epoch <= incident.epoch or any(step.outcome is not Outcome.SKIPPED for step in incident.steps):
         return None
-    rung = _rung(policy, incident, Action.RESTART)
-    step = _step(policy, incident, rung, world, "its node starts it again", now)
+    step = _step(policy, incident, _rung(policy, incident, Action.RESTART), world, "its node starts it again", now)
     return msgspec.structs.replace(step, by="node", epoch=incident.epoch, acted_at=now)
 
 
@@ -355,15 +358,13 @@ def _missing(policy: Policy, action: Action, world: World) -> str:
 def _why(incident: Incident, rung: Step, tried: Sequence[Action]) -> str:
     if not tried:
         return f"{incident.cause}: {incident.title}"
-    again = rung.action in tried
     before = ", ".join(dict.fromkeys(tried))
-    return f"{before} did not help; {rung.action} once more" if again else f"{before} did not help"
+    return f"{before} did not help; {rung.action} once more" if rung.action in tried else f"{before} did not help"
 
 
 def _rung(policy: Policy, incident: Incident, action: Action) -> Step:
     """The rung of an action; a plain one for an action that is on no rung."""
-    found = (step for step in rungs(policy, incident.cause) if step.action is action)
-    return next(found, None) or Step(action=action)
+    return next((step for step in rungs(policy, incident.cause) if step.action is action), None) or Step(action=action)
 
 
 def _step(policy: Policy, incident: Incident, rung: Step, world: World, why: str, now: float) -> StepTaken:
