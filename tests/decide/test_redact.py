@@ -119,6 +119,8 @@ def test_ordinary_texts_stay_as_they_are(text: str) -> None:
         ("\x1b[36mpassword\x1b[0m=\x1b[35mhunter2\x1b[0m", f"password={MASK}"),
         ("pass\x00word=hun\x07ter2", f"password={MASK}"),
         ("password:\n  hunter2\nnext", f"password:\n  {MASK}\nnext"),
+        ("BEARER password: 'hunter2' next", f"BEARER {MASK} next"),
+        ("token= --password hunter2 next", f"token= {MASK} next"),
         ("password=b'hunter 2'", f"password=b'{MASK}'"),
         ("password=" + "'" * 3 + "hunter2" + "'" * 3, f"password='{MASK}'"),
         ('password=""hunter2""', f'password="{MASK}"'),

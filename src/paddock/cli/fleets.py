@@ -99,7 +99,8 @@ def heal(
     with session(context).api() as api:
         if action:
             done = api.post(f"{agent_path(agent)}/heal", {"action": action})
-            show.say(f"{action} of {agent} is done and being verified: paddock explain incident {done['id']}")
+            told = "is done and being verified" if done["state"] != "escalated" else "is done: people are told"
+            show.say(f"{action} of {agent} {told}: paddock explain incident {done['id']}")
             return
         if agent:
             api.post(f"{agent_path(agent)}/restart")

@@ -33,6 +33,9 @@ _SCAN_MAX = 40_000
 _MARGIN = 2000
 """Of a text that is longer than what is looked at, so much before the cut is thrown away: a secret may be cut there."""
 
+_USER_CHARS_MAX = 702
+"""Of a user with a password in a URL no more is looked at."""
+
 # --- leads: what stands before a secret
 
 _PHRASES = r"password|passwd|passphrase|passcode|pwd"
@@ -228,9 +231,21 @@ def _scanned(data: bytes, leads: Any) -> bytes:
             at = lead.start() + 1
             continue
         start, end, instead = found
+        end = _reaches(leads, data, start, end)
         parts += [data[done:start], instead]
         done = at = end
     return b"".join([*parts, data[done:]]) if parts else data
+
+
+def _reaches(leads: Any, data: bytes, start: int, end: int) -> int:
+    """Where a value ends: what was taken for it may itself lead to a secret, as in `token= password: x`."""
+    at = start
+    while (lead := leads.search(data, at)) is not None and lead.start() < end:
+        found = _value(lead.lastgroup.decode(), lead, data)
+        if found is not None:
+            end = max(end, found[1])
+        at = lead.start() + 1
+    return end
 
 
 def _value(kind: str, lead: Any, data: bytes) -> tuple[int, int, bytes] | None:
@@ -246,6 +261,8 @@ def _value(kind: str, lead: Any, data: bytes) -> tuple[int, int, bytes] | None:
         return _named(kind, lead.group(), data, start)
     if kind == "shaped":
         start = lead.start()
+    if kind == "url" and data.find(b"@", start, start + _USER_CHARS_MAX) < 0:
+        return None
     value = _VALUES["line" if kind == "cookie" else kind].match(data, start)
     return (value.start(), value.end(), mask) if value is not None else None
 
