@@ -190,6 +190,22 @@ def test_a_task_probe_asks_for_a_method_that_there_is() -> None:
     desk(scenario)
 
 
+def test_the_status_says_what_came_of_a_test() -> None:
+    async def scenario(lab: Desk) -> None:
+        lab.post.faults["chat"] = Refused("the variable CHAT_TOKEN is not set")
+        assert [one.ok for one in await lab.server.alerts.test(by="ann")] == [True, False]
+        told = (await lab.server.status())["alerts"]
+        assert told["mail"] == "ok"
+        assert told["chat"].startswith("failing since ")
+        assert "the variable CHAT_TOKEN is not set" in told["chat"]
+        await lab.until_sent("mail", "[info] Paddock can reach you", "[error] channel chat fails")
+        del lab.post.faults["chat"]
+        assert [one.ok for one in await lab.server.alerts.test("chat", by="ann")] == [True]
+        assert (await lab.server.status())["alerts"]["chat"] == "ok"
+
+    desk(scenario)
+
+
 # -- channels that fail ------------------------------------------------------------------------------------------------
 
 

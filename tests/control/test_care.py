@@ -9,6 +9,7 @@ import pytest
 
 from paddock.control.daily import DAY_S
 from paddock.control.figures import OWNERS_MAX, START_S, _Stretch
+from paddock.decide.rehearse import Rehearsal
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, Event
 from paddock.model.errors import NotFound, Refused, Unavailable
@@ -141,6 +142,32 @@ def test_a_record_that_is_away_loses_the_stretch_and_nothing_else(monkeypatch: p
             await lab.server.care.health.write()
         await lab.clock.sleep(20.0)
         assert points(lab)["critic"].span_s == pytest.approx(20.0)
+
+    world(scenario)
+
+
+# -- what people and agents say ----------------------------------------------------------------------------------------
+
+
+def test_why_an_incident_is_closed_is_one_line_without_secrets_and_colours() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.cures = set()
+        node.ill.add("bot/2")
+        await keep_measuring(lab, node, lambda: bool(incidents(lab)))
+        closed = await lab.server.care.close(
+            incidents(lab)[0].id, by="ann", why="\x1b[31mseen\x1b[0m\nby ben,\tpassword=hunter2"
+        )
+        assert closed.note == "closed by ann: seen by ben, password=[redacted]"
+
+    world(scenario, manifest=BOT)
+
+
+def test_a_rehearsal_repeats_no_secrets() -> None:
+    async def scenario(lab: World) -> None:
+        told = lab.server.care.rehearse(Rehearsal(fleet="critic", title="password=hunter2"))
+        assert "password=[redacted]" in told.lines[0].text
+        assert "hunter2" not in str(told)
 
     world(scenario)
 

@@ -9,11 +9,13 @@ import msgspec
 
 from paddock.control.owner import Owner
 from paddock.control.telling import Teller
-from paddock.model.agent import AgentState
-from paddock.model.incident import IncidentState
+from paddock.decide.health import Sign
+from paddock.model.agent import AgentState, AgentStatus
+from paddock.model.health import Band, Score
+from paddock.model.incident import Incident, IncidentState
 from paddock.model.kpi import Slo
 from paddock.model.notify import Alert
-from paddock.model.policy import Objective
+from paddock.model.policy import Cause, Objective
 from paddock.testing.clock import VirtualClock
 from paddock.testing.loop import run
 
@@ -32,6 +34,18 @@ notifications:
   cooldown_s: 5m
   group_s: 1s
 """
+
+
+INCIDENT = Incident(
+    id=1,
+    key="agent.bot.5.1.1",
+    about="bot/5",
+    cause=Cause.CRASH_LOOP,
+    signature="crash-loop",
+    title="bot/5: crash loop",
+    sign_at=1.0,
+    opened_at=1.0,
+)
 
 
 class Told(World):
@@ -123,9 +137,6 @@ def test_no_secret_of_a_fleet_goes_out_with_an_incident() -> None:
 
 def test_a_low_score_that_nobody_heals_is_told_and_that_it_is_well_again() -> None:
     async def scenario(lab: Told, node: Nurse) -> None:
-        from paddock.decide.health import Sign
-        from paddock.model.policy import Cause
-
         status = lab.server.agent("bot/5")
         score = lab.server.care.score("bot/5")
         sign = Sign(cause=Cause.SLOW, heal=False, text="its score is 40, below 50", evidence=[])
@@ -136,6 +147,71 @@ def test_a_low_score_that_nobody_heals_is_told_and_that_it_is_well_again() -> No
         await lab.until_told("[recovered]", "bot/5")
         assert len(lab.titles) == 2
         assert incidents(lab) == []
+
+    told(scenario)
+
+
+def test_who_dies_again_and_again_is_not_called_well() -> None:
+    async def main() -> None:
+        clock, sent, held = VirtualClock(), list[Alert](), list[Incident]()
+
+        async def look() -> list[Slo]:
+            return []
+
+        def score(points: int, low: int, **parts: float) -> Score:
+            return Score(
+                id="bot/5", fleet="bot", at=1.0, score=points, band=Band.of(points), low=low, parts=dict(parts)
+            )
+
+        scores = {"bot/5": score(40, 3, endpoint=0.4)}
+        teller = Teller(clock, scores, lambda agent: held, look, sent.append)
+        owner = Owner()
+        owner.loop("telling", teller.run())
+        status = AgentStatus(id="bot/5", fleet="bot", state=AgentState.READY, node="n")
+        sign = Sign(cause=Cause.SLOW, heal=False, text="its score is 40, below 50", evidence=[])
+        teller.stands_out(status, scores["bot/5"], sign)
+        ends = []
+        for now, open_ in (
+            (score(0, 0), False),  # it is down: nothing of it is known
+            (score(0, 0), True),  # that is an incident by now
+            (score(100, 0, endpoint=1.0), True),  # it is up for a moment
+            (score(100, 0, endpoint=1.0), False),
+        ):
+            scores["bot/5"] = now
+            held[:] = [INCIDENT] if open_ else []
+            await clock.sleep(61.0)
+            ends.append([alert.recovered for alert in sent])
+        await owner.stop()
+        assert ends == [[False], [False], [False], [False, True]]
+
+    run(main)
+
+
+def test_who_asks_for_people_gets_them_also_for_an_agent_that_is_well() -> None:
+    async def scenario(lab: Told, node: Nurse) -> None:
+        incident = await lab.server.care.heal("bot/1", "escalate", by="ann")
+        assert (incident.state, incident.steps) == (IncidentState.ESCALATED, [])
+        await lab.until_told("[error]", "ann asks for people to look at bot/1")
+        over_at = lab.clock.now() + 60.0
+        await keep_measuring(lab, node, lambda: lab.clock.now() > over_at)
+        told = await lab.server.care.explain(incident.id)
+        assert "ann asks for people" in told.summary
+        assert "helped" not in str(told)
+        assert [held.state for held in incidents(lab)] == [IncidentState.ESCALATED]
+        await lab.server.care.close(incident.id, by="ben", why="seen")
+        await lab.until_told("[recovered]", "bot/1")
+        assert not any(found.recovered_at for found in (await lab.server.care.incidents()).items)
+
+    told(scenario)
+
+
+def test_what_was_asked_for_after_people_were_is_done_and_verified() -> None:
+    async def scenario(lab: Told, node: Nurse) -> None:
+        await lab.server.care.heal("bot/1", "escalate", by="ann")
+        await lab.server.care.heal("bot/1", "restart", by="ann")
+        await keep_measuring(lab, node, lambda: not incidents(lab))
+        (found,) = (await lab.server.care.incidents()).items
+        assert (found.state, [str(step.action) for step in found.steps]) == (IncidentState.RECOVERED, ["restart"])
 
     told(scenario)
 
@@ -162,7 +238,7 @@ def test_a_budget_that_burns_no_more_is_told_and_one_that_burns_less_is_no_news(
         goal = Objective(name="up", measure="availability", share=0.99)
         slo = Slo(fleet="bot", objective=goal, value=0.5, budget_left=-1.0, burns=[], alarm="ticket")
         owner = Owner()
-        owner.loop("telling", Teller(clock, {}, look, sent.append).run())
+        owner.loop("telling", Teller(clock, {}, lambda agent: [], look, sent.append).run())
         for alarm in ("ticket", "page", "ticket", ""):
             burning[:] = [msgspec.structs.replace(slo, alarm=alarm)] if alarm else []
             await clock.sleep(200.0)

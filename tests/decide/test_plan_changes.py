@@ -34,6 +34,11 @@ def test_a_new_fleet_is_created() -> None:
     ]
 
 
+def test_a_secret_in_a_command_is_not_told() -> None:
+    found = plan({"m": spec("m", command=["m", "--password", "hunter2"])}, {}, prune=True, running={}).changes
+    assert found[0].text == "create m: 1 agent, exec m --password [redacted]"
+
+
 def test_the_same_fleet_is_no_change() -> None:
     found = change(spec(), spec(), running=1)
     assert (found.kind, found.text, found.fields, found.restarts) == ("none", "mailer: no change", {}, 0)

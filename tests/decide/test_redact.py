@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.decide.redact import LIMIT, MASK, redact
+from paddock.decide.redact import LIMIT, MASK, plain, redact, said, secrets_of
+from paddock.model.fleet import FleetSpec
 
 HARMLESS = [
     "executor/0 died by SIGKILL 3 times in 60 s; restarted by its node",
@@ -24,6 +26,14 @@ HARMLESS = [
     "-----BEGIN CERTIFICATE----- is public",
     "ann@example.org wrote",
     "=" * 60,
+    'FATAL: password authentication failed for user "postgres"',
+    "unexpected token 'foo' at line 3",
+    "password: None, token=null",
+    "http://127.0.0.1:8080/users/ann@example.org",
+    "docker run -u 1000:1000 python -u bot.py",
+    "no key; the compass is broken; passing by",
+    "KeyError: 'PASSWORD'",
+    "one\ttab and\nline",
 ]
 
 
@@ -42,10 +52,10 @@ def test_ordinary_texts_stay_as_they_are(text: str) -> None:
         ("Cookie: a=b; session=xyz\nnext", f"Cookie: {MASK}\nnext"),
         ("postgresql://ann:hunter2@db/x failed", f"postgresql://{MASK}@db/x failed"),
         ("https://hunter2@host/path", f"https://{MASK}@host/path"),
-        ("password=hunter2 next", f"password={MASK} next"),
+        ("password=hunter2 next", f"password={MASK}"),
         ("DB_PASSWORD: hunter2, next", f"DB_PASSWORD: {MASK}, next"),
-        ('{"api_key": "hunt\\"er2", "n": 1}', f'{{"api_key": {MASK}, "n": 1}}'),
-        ("password='hunter 2' next", f"password={MASK} next"),
+        ('{"api_key": "hunt\\"er2", "n": 1}', f'{{"api_key": "{MASK}", "n": 1}}'),
+        ("password='hunter 2' next", f"password='{MASK}' next"),
         ("client_secret => hunter2", f"client_secret => {MASK}"),
         ("run --password hunter2 --now", f"run --password {MASK} --now"),
         ("run --api-key=hunter2 --now", f"run --api-key={MASK} --now"),
@@ -67,10 +77,88 @@ def test_ordinary_texts_stay_as_they_are(text: str) -> None:
         ("sum AbCdEfGhIjKlMnOpQrSt0123456789+/AbCd== end", f"sum {MASK} end"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----\nnext", f"{MASK}\nnext"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE\ncut off", MASK),
+        (
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQOY\n=ab\n-----END PGP PRIVATE KEY BLOCK-----\nnext",
+            f"{MASK}\nnext",
+        ),
+        ("lQOYab\n-----END RSA PRIVATE KEY-----\nnext", f"{MASK}\nnext"),
+        ("PASSWORD  =     hunter2", f"PASSWORD  =     {MASK}"),
+        ("password=my secret pass", f"password={MASK}"),
+        ("password=my secret pass user=ann", f"password={MASK} user=ann"),
+        ("passphrase: my secret pass, then", f"passphrase: {MASK}, then"),
+        ("postgres://u:p@ss@h/db", f"postgres://{MASK}@h/db"),
+        ("postgres://u:p/s?s@h:5432/db", f"postgres://{MASK}@h:5432/db"),
+        ('Authorization: Digest username="x", response="abcdef"', f"Authorization: {MASK}"),
+        ("Authorization: AWS4-HMAC-SHA256 Credential=AK/x, Signature=abc", f"Authorization: {MASK}"),
+        ("pass=hunter2", f"pass={MASK}"),
+        ("pw=hunter2", f"pw={MASK}"),
+        ("db_pass=hunter2", f"db_pass={MASK}"),
+        ("DBPASS=hunter2", f"DBPASS={MASK}"),
+        ("db_pass: hunter2", f"db_pass: {MASK}"),
+        ("passcode=hunter2", f"passcode={MASK}"),
+        ("auth=hunter2", f"auth={MASK}"),
+        ("sig=hunter2", f"sig={MASK}"),
+        ("GET /x?key=hunter2", f"GET /x?key={MASK}"),
+        ("tokens=hunter2,b", f"tokens={MASK}"),
+        ('tokens: ["hunter2", "b c"] next', f"tokens: {MASK} next"),
+        ("api key: hunter2", f"api key: {MASK}"),
+        ("X-Auth: hunter2", f"X-Auth: {MASK}"),
+        ("password hunter2", f"password {MASK}"),
+        ("the password is hunter2.", f"the password is {MASK}"),
+        ("run --pass hunter2", f"run --pass {MASK}"),
+        ("['run', '--password', 'hunter2', '-v']", f"['run', '--password', '{MASK}', '-v']"),
+        ("curl -u admin:hunter2 http://h/", f"curl -u {MASK} http://h/"),
+        ("curl --user=admin:hunter2", f"curl --user={MASK}"),
+        ("['curl', '-u', 'admin:hunter2']", f"['curl', '-u', {MASK}']"),
+        ("sshpass -p hunter2 ssh h", f"sshpass -p {MASK} ssh h"),
+        ("sshpass -phunter2 ssh h", f"sshpass -p{MASK} ssh h"),
+        ("mysql -u root -phunter2 db", f"mysql -u root -p{MASK} db"),
+        ("AWS_SECRET_ACCESS_KEY abcdEFGH/ijklMNOP/qrst", f"AWS_SECRET_ACCESS_KEY {MASK}"),
+        ("hf_abcdefghijklmnopqrst is bad", f"{MASK} is bad"),
+        ("SG.abcdefghijkl.mnopqrstuvwx is bad", f"{MASK} is bad"),
+        ("\x1b[36mpassword\x1b[0m=\x1b[35mhunter2\x1b[0m", f"password={MASK}"),
+        ("pass\x00word=hun\x07ter2", f"password={MASK}"),
+        ("password:\n  hunter2\nnext", f"password:\n  {MASK}\nnext"),
+        ("BEARER password: 'hunter2' next", f"BEARER {MASK} next"),
+        ("token= --password hunter2 next", f"token= {MASK} next"),
+        ("password=b'hunter 2'", f"password=b'{MASK}'"),
+        ("password=" + "'" * 3 + "hunter2" + "'" * 3, f"password='{MASK}'"),
+        ('password=""hunter2""', f'password="{MASK}"'),
     ],
 )
 def test_what_looks_like_a_secret_is_taken_out(text: str, left: str) -> None:
     assert redact(text) == left
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"level": "error", "msg": "login failed", "password": "hunter 2", "token": 12345, "list": ["a"]},
+        {"msg": 'sent {"password": "hunter2", "n": 1}', "Authorization": "Bearer hunter2"},
+        {"api_key": None, "secret": {"hunter2": "hunter2"}, "cookie": "hunter2=a; b", "auth": "hunter2"},
+        {"Authorization": 'Digest username="a", response="hunter2"', "n": 1},
+    ],
+)
+def test_a_line_in_json_stays_one(line: dict[str, object]) -> None:
+    told = redact(json.dumps(line))
+    assert json.loads(told).keys() == line.keys()
+    assert "hunter" not in told
+
+
+def test_what_orders_a_terminal_about_is_taken_out() -> None:
+    assert plain("a\x1b[31mred\x1b[0m \x1b]0;title\x07b\x9b2Jc\r\nd\re\u202ef") == "ared bc\nd\nef"
+    assert plain("ordinary \u00e9\n\ttext") == "ordinary \u00e9\n\ttext"
+
+
+def test_a_word_of_a_stranger_is_one_line() -> None:
+    assert said("no\n  password=x here,\tno") == f"no password={MASK}, no"
+    assert len(said("word " * 1000)) == 200
+
+
+def test_secrets_of_fleets_are_known_by_line() -> None:
+    env = {"KEY": "first-line\nlonger-second-line\nab", "OPEN": "shown"}
+    spec = FleetSpec(name="a", runtime="exec", env=env, secret_env=["KEY", "GONE"])
+    assert secrets_of(spec, spec) == ["longer-second-line", "first-line"]
 
 
 def test_given_secrets_are_taken_out_in_every_spelling() -> None:
@@ -119,7 +207,18 @@ def test_no_text_is_longer_than_its_limit(text: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["password", "--token ", "a" * 50_000, "://" * 20_000, "=" * 50_000, "eyJ." * 20_000, "token=,;"]
+    "bad",
+    [
+        "password",
+        "--token ",
+        "a" * 50_000,
+        "://" * 20_000,
+        "=" * 50_000,
+        "eyJ." * 20_000,
+        "token=,;",
+        "pass pass=",
+        "a:b@://",
+    ],
 )
 def test_hostile_texts_take_no_time(bad: str) -> None:
     # A pattern that backtracks would not come back from this.

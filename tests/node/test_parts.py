@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from paddock.agent.clock import HostClock
+from paddock.decide.redact import secrets_of
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, AgentStatus, Exit
 from paddock.model.errors import TemplateBroken, Unavailable
@@ -133,15 +134,35 @@ def test_ports_are_told_in_the_environment() -> None:
 # --- logs
 
 
-def test_the_last_lines_are_read_and_secrets_blanked(tmp_path: Path) -> None:
+def test_the_last_lines_are_read_without_secrets(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(b"line %d hunter22 \xff\n" % n for n in range(10_000)))
     spec = FleetSpec(name="a", runtime="exec", env={"PASS": "hunter22", "N": "1"}, secret_env=["PASS", "N", "GONE"])
-    lines = logs.last_lines(str(path), logs.secrets(spec))
+    lines = logs.last_lines(str(path), secrets_of(spec))
     assert len(lines) == logs.EVIDENCE_LINES
-    assert lines[-1] == "line 9999 *** \ufffd"
+    assert lines[-1] == "line 9999 [redacted] \ufffd"
     assert logs.last_lines(str(tmp_path / "none")) == []
     assert logs.tail(str(path), 0)[0] == ""
+
+
+def test_what_agents_say_last_is_kept_without_secrets_and_colours(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    key = ["-----BEGIN RSA PRIVATE KEY-----", *["MIIhunter"] * 60, "-----END RSA PRIVATE KEY-----"]
+    path.write_text(
+        "\n".join([*key, "\x1b[31mpassword\x1b[0m=hunter2", "postgres://u:p@hunter@h/db", "ValueError: no price"])
+    )
+    assert logs.last_lines(str(path), lines=4) == [
+        "[redacted]",
+        "password=[redacted]",
+        "postgres://[redacted]@h/db",
+        "ValueError: no price",
+    ]
+    path.write_text("\n".join(["x" * 5000, *key, "ValueError: no price"]))
+    assert logs.last_lines(str(path), lines=40) == ["x" * 5000, "[redacted]", "ValueError: no price"]
+    path.write_text("password=" + "hunter " * 10_000 + "\nValueError: no price")
+    assert "ValueError: no price" in logs.last_lines(str(path))
+    path.write_text("hunter2-hunter2" * 2000 + " end")
+    assert logs.last_lines(str(path)) == ["end"]
 
 
 async def test_a_log_is_followed_over_its_rotation(tmp_path: Path) -> None:

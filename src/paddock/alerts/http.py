@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
 import httpx
 
-from paddock.decide.redact import redact
+from paddock.decide.redact import said
 from paddock.model.errors import Denied, Refused, Unavailable
 
 ANSWER_BYTES_MAX = 64 * 1024
 """More of an answer is not read; whatever it says, its status has been seen."""
-SAID_CHARS_MAX = 200
 _LATER = (408, 425, 429)
 
 # It would log every address, and with some services the address is the secret.
@@ -30,12 +28,6 @@ def tls() -> ssl.SSLContext:
     if not context.cert_store_stats()["x509_ca"]:
         context.load_verify_locations(certifi.where())
     return context
-
-
-def said(text: str, secrets: Sequence[str]) -> str:
-    """What a server said, on one short line and without secrets."""
-    words = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:2000]).split())
-    return redact(words, secrets, limit=SAID_CHARS_MAX)
 
 
 class JsonPoster:

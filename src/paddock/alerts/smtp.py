@@ -10,8 +10,9 @@ from email.utils import format_datetime
 
 import aiosmtplib
 
-from paddock.alerts.http import said, tls
+from paddock.alerts.http import tls
 from paddock.alerts.secrets import read_secret
+from paddock.decide.redact import said
 from paddock.model.errors import Denied, Refused, Unavailable
 from paddock.model.incident import Severity
 from paddock.model.notify import Channel, Message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Request
@@ -85,9 +85,9 @@ class RecoverBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class CloseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why an incident is ended by hand."""
+    """Why an incident is ended by hand. It is kept on one line, without secrets."""
 
-    why: str = ""
+    why: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
 INPUTS = (

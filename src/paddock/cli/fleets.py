@@ -105,7 +105,8 @@ def heal(
     with session(context).api() as api:
         if action is not None:
             done = api.post(f"{agent_path(agent)}/heal", {"action": action})
-            show.say(f"{action} of {agent} is done and being verified: paddock explain incident {done['id']}")
+            told = "is done and being verified" if done["state"] != "escalated" else "is done: people are told"
+            show.say(f"{action} of {agent} {told}: paddock explain incident {done['id']}")
             if action in ("degrade", "redistribute"):
                 show.say(f"it stays so until it is restarted: paddock heal {agent}")
             return

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from paddock.decide.redact import plain
+
 WIDTH_UNKNOWN = 200
 """Columns of a table that goes into a file or a pipe, unless $COLUMNS says otherwise: a program cuts by itself."""
 
@@ -98,7 +100,7 @@ def rows(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], form
 def table(items: Iterable[Any], columns: Mapping[str, Callable[[Any], Any]]) -> Table:
     """Numbers stand right. When it is narrow the last column gives way and goes over several lines; nothing is cut."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    cells = [[column(item) for column in columns.values()] for item in items]
+    cells = [[_line(column(item)) for column in columns.values()] for item in items]
     last = len(columns) - 1
     for index, name in enumerate(columns):
         numeric = any(isinstance(line[index], int | float) for line in cells)
@@ -116,8 +118,13 @@ def table(items: Iterable[Any], columns: Mapping[str, Callable[[Any], Any]]) -> 
     return result
 
 
+def _line(value: Any) -> Any:
+    """A cell is one line, whatever a stranger wrote into it."""
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
 def _text(value: Any) -> str:
-    return "-" if value is None or value == "" else str(value)
+    return "-" if value is None or value == "" else plain(str(value))
 
 
 def _cell(value: Any) -> str:

@@ -28,7 +28,7 @@ from paddock.decide import alerting
 from paddock.decide.redact import redact
 from paddock.decide.rendering import message
 from paddock.fabric import subjects
-from paddock.model.errors import NotFound, PaddockError, Refused
+from paddock.model.errors import NotFound, PaddockError, Refused, TimedOut, Unavailable
 from paddock.model.incident import Severity
 from paddock.model.notify import Alert, Channel, Message, Notifications
 from paddock.ports.alerts import Sender, Senders
@@ -112,14 +112,19 @@ class Alerts:
         outcomes: dict[str, AlertTest] = {}
 
         async def try_it(one: Channel) -> None:
-            outcomes[one.name] = await self._try(one, by)
+            error = await self._try(one, by)
+            text = error.message if error is not None else ""
+            outcomes[one.name] = AlertTest(channel=one.name, ok=error is None, text=text)
+            outlet, _ = self._outlets.get(one.name, (None, None))
+            if outlet is not None and outlet.channel == one:
+                await outlet.tested(error)
 
         chosen = [known[channel]] if channel else list(known.values())
         for error in await each("alert-test", chosen, try_it, at_once=8):
             raise error
         return [outcomes[one.name] for one in chosen]
 
-    async def _try(self, channel: Channel, by: str) -> AlertTest:
+    async def _try(self, channel: Channel, by: str) -> PaddockError | None:
         now = self._clock.now()
         text = f"A test, asked for by {by or 'somebody'}. Nothing is wrong."
         alert = Alert(key="test", at=now, severity=Severity.INFO, about="", title="Paddock can reach you", text=text)
@@ -135,15 +140,13 @@ class Alerts:
         limit_s = min(channel.timeout_s + SLACK_S, TEST_S_MAX)
         try:
             if not await within(self._clock, send(), limit_s):
-                return AlertTest(channel=channel.name, ok=False, text=f"it did not answer within {limit_s:g} s")
+                return TimedOut(f"it did not answer within {limit_s:g} s")
         except PaddockError as error:
-            return AlertTest(channel=channel.name, ok=False, text=error.message)
+            return error
         except Exception as error:
             log.error("channel broken", channel=channel.name, error=type(error).__name__)
-            return AlertTest(
-                channel=channel.name, ok=False, text=f"it broke in an unforeseen way ({type(error).__name__})"
-            )
-        return AlertTest(channel=channel.name, ok=True)
+            return Unavailable(f"it broke in an unforeseen way ({type(error).__name__})")
+        return None
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -170,7 +173,7 @@ class Alerts:
         now, before = self._clock.now(), self._state
         taken = [self._inbox.popleft() for _ in range(min(BATCH_MAX, len(self._inbox)))]
         if taken:
-            secrets = self._secrets()
+            secrets = self._mirror.secrets()
             clean = [_clean(alert, secrets) for alert in taken]
             self._state = alerting.take(self._state, clean, rules, now)
         if self._dropped:
@@ -199,10 +202,6 @@ class Alerts:
                 outlet = Outlet(channel, self._senders, self._clock, self)
                 outlet.put(waiting.get(name, []))
                 self._outlets[name] = (outlet, owner.loop(f"alerts-{name}", outlet.run()))
-
-    def _secrets(self) -> list[str]:
-        specs = [wanted.spec for wanted in self._mirror.fleets.values()]
-        return [spec.env[name] for spec in specs for name in spec.secret_env if name in spec.env]
 
     # -- what becomes of messages ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 
 from paddock.control.actions import Actions
@@ -24,6 +25,7 @@ from paddock.control.reports import Reports
 from paddock.control.signs import Found, Signs
 from paddock.control.vitals import VitalsBook
 from paddock.decide.explain import Explanation, explain
+from paddock.decide.redact import said
 from paddock.decide.rehearse import Rehearsal, Rehearsed, rehearse
 from paddock.model.agent import Event
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
@@ -46,6 +48,7 @@ CHANGES_MAX = 200
 TRIES_MAX = 3
 """To begin with what a person asks for, while incidents end by themselves."""
 CHANGES_S = 3600.0
+WHY_CHARS_MAX = 1000
 
 
 class Care:
@@ -163,7 +166,8 @@ class Care:
     def rehearse(self, case: Rehearsal) -> Rehearsed:
         """What the policy of a fleet would do about an imagined incident; does nothing."""
         policy = self._core.mirror.fleet(case.fleet).spec.policy if case.fleet else Policy()
-        return rehearse(policy, case)
+        title = said(case.title, self._core.mirror.secrets())
+        return rehearse(policy, msgspec.structs.replace(case, title=title))
 
     async def kpi_report(self, *, since_s: float = 86_400.0, fleet: str = "") -> KpiReport:
         return await self.reports.kpi(since_s=since_s, fleet=fleet)
@@ -227,6 +231,7 @@ class Care:
         incident = await self.incident(number)
         if incident.state.over:
             raise Refused(f"incident {number} is over already: {incident.state}")
+        why = said(why, self._core.mirror.secrets(), limit=WHY_CHARS_MAX)
         note = f"closed by {by or 'a person'}" + (f": {why}" if why else "")
         closed = await self.book.change(
             incident, state=IncidentState.CLOSED, closed_at=self._core.clock.now(), note=note

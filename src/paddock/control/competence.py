@@ -18,6 +18,7 @@ from paddock.control.health import HealthKeeper
 from paddock.control.mirror import Mirror
 from paddock.control.owner import Owner
 from paddock.decide.competence import wrong
+from paddock.decide.redact import said
 from paddock.fabric import subjects
 from paddock.model.agent import AgentState, AgentStatus
 from paddock.model.errors import NoResponders, PaddockError
@@ -124,7 +125,7 @@ class Competence:
         due, held.epoch = held.due, self._mirror.agents[agent].epoch
         async with self._slots:
             before = self._clock.monotonic()
-            why = await self._answer(agent, probe)
+            why = said(await self._answer(agent, probe), self._mirror.secrets(agent.partition("/")[0]))
             took_s = self._clock.monotonic() - before
         now = self._clock.now()
         held.since = (held.since if held.fails else now) if why else 0.0

@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from paddock.control.core import Core
 from paddock.control.incidents import Book
 from paddock.control.status import Status
 from paddock.decide.infra import Finding, Streak, next_action, seen, under_way
+from paddock.decide.redact import said
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, NoResponders, PaddockError
 from paddock.model.incident import Fact, Incident, IncidentState, Outcome, Severity, StepTaken
@@ -76,7 +78,7 @@ class Infrastructure:
         for fleet in self._fleets():
             try:
                 told = msgspec.convert(await self._ask(fleet, "look", {}, ASK_S_MAX), list[Finding])
-                findings += [finding for finding in told if finding.part in PARTS]
+                findings += [replace(one, text=said(one.text)) for one in told if one.part in PARTS]
             except NoResponders:
                 continue  # nobody is ready there; that is another matter
             except (PaddockError, msgspec.MsgspecError) as error:
@@ -85,8 +87,8 @@ class Infrastructure:
 
     async def _own(self) -> list[Finding]:
         """What the server sees itself."""
-        said = (await self._status.ready()).get("record", "ok")
-        return [Finding(part="record", bad=said != "ok", text=f"the record: {said}")]
+        record = (await self._status.ready()).get("record", "ok")
+        return [Finding(part="record", bad=record != "ok", text=f"the record: {record}")]
 
     def _fleets(self) -> list[str]:
         return [name for name, held in self._core.mirror.fleets.items() if CAPABILITY in held.spec.capabilities]

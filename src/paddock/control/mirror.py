@@ -17,6 +17,7 @@ import structlog
 from paddock.control.changes import Changes
 from paddock.control.owner import Owner, within
 from paddock.control.views import nearest
+from paddock.decide.redact import secrets_of
 from paddock.fabric import subjects
 from paddock.fabric.follow import Followed
 from paddock.model.agent import AgentState, AgentStatus, NodeStatus
@@ -136,6 +137,10 @@ class Mirror:
         if name in self.fleets:
             return self.fleets[name]
         raise NotFound(f"there is no fleet {name!r}{nearest(name, self.fleets)}")
+
+    def secrets(self, fleet: str = "") -> list[str]:
+        """What this fleet, or (empty) any fleet calls secret."""
+        return secrets_of(*(held.spec for name, held in self.fleets.items() if fleet in ("", name)))
 
     def fleet_seq(self, name: str) -> int:
         """The `expect_seq` for a change of this fleet; 0 when it never was."""

@@ -81,6 +81,13 @@ class Outlet:
             return True
         return False
 
+    async def tested(self, error: PaddockError | None) -> None:
+        """A test message went by the same way: what came of it says how the channel is."""
+        if error is None:
+            await self._is_well()
+        else:
+            await self._is_failing(error)
+
     async def run(self) -> None:
         """Send what is queued, for ever."""
         try:

@@ -119,7 +119,8 @@ class ControlServer:
         self.care = Care(core)
         self._infrastructure = Infrastructure(core, self.care.book, self._status)
         self.daily = Daily(core, self.care, self._janitor, self._status)
-        self._teller = Teller(clock, self.care.health.scores, self.care.reports.alarms, self.alerts.tell)
+        care = self.care
+        self._teller = Teller(clock, care.health.scores, care.book.about, care.reports.alarms, self.alerts.tell)
         self.care.book.on_change.append(self._teller.incident_changed)
         self.care.health.on_sign.append(self._teller.stands_out)
         self._owner: Owner | None = None

@@ -1,7 +1,7 @@
 """What people are told of incidents, of signs that nobody heals, and of budgets that burn.
 
     incident changed ──worth telling──> told ──over──> told that it is over
-    sign that is not healed ──> told ──score well again, or agent gone──> told that it is over
+    sign that is not healed ──> told ──score well again and no incident open, or agent gone──> told that it is over
     once a minute: objectives ──page, ticket──> told ──burns no more──> told that it is over
 
 What is worth telling says `decide/telling.py`; who hears of it, and how often, `decide/alerting.py`. Secrets are taken
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import structlog
 
 from paddock.decide.health import Sign
-from paddock.decide.telling import Telling, keys, of_incident, of_objective, of_score
+from paddock.decide.telling import Telling, keys, of_incident, of_objective, of_score, well
 from paddock.model.agent import AgentStatus
 from paddock.model.errors import PaddockError
 from paddock.model.health import Score
@@ -37,11 +37,19 @@ class Teller:
         self,
         clock: Clock,
         scores: Mapping[str, Score],
+        open_about: Callable[[str], Sequence[Incident]],
         burning: Callable[[], Awaitable[Sequence[Slo]]],
         tell: Callable[[Alert], None],
     ) -> None:
-        """`scores`: of all agents that are there, as they are now. `burning`: objectives that burn too fast."""
-        self._clock, self._scores, self._burning, self._tell = clock, scores, burning, tell
+        """`scores`: of all agents that are there, as they are now. `open_about`: the open incidents about an agent.
+        `burning`: objectives that burn too fast."""
+        self._clock, self._scores, self._open_about, self._burning, self._tell = (
+            clock,
+            scores,
+            open_about,
+            burning,
+            tell,
+        )
         self._told: dict[str, Telling] = {}
         """Key → what was told of it, of all that is not over."""
 
@@ -75,7 +83,7 @@ class Teller:
             score = self._scores.get(agent)
             if score is None:
                 self._over(key, f"{agent} is not there any more")
-            elif not score.low and not score.forecasts:
+            elif well(score) and not self._open_about(agent):
                 self._over(key, f"its score is {score.score}")
 
     async def _look_at_objectives(self) -> None:

@@ -68,6 +68,8 @@ def _summary(incident: Incident) -> str:
         helped = next((step for step in reversed(taken) if step.outcome is Outcome.RECOVERED), None)
         what = f"{_who(helped)} {helped.action} helped" if helped is not None else incident.note or "it was well again"
         return f"{text} Recovered{took}: {what}."
+    if incident.state is IncidentState.ESCALATED and incident.asked_by:
+        return f"{text} {incident.asked_by} asks for people; closing it ends it."
     if incident.state is IncidentState.ESCALATED:
         tried = f"{len(taken)} step(s) did not mend it" if taken else "Nothing could be done"
         return f"{text} {tried}; a person is needed: {incident.note}."

@@ -28,6 +28,7 @@ import msgspec
 
 from paddock.decide.learn import because, order, until_escalation
 from paddock.decide.rungs import World, begin, end, missing, old, pending_step, rung_of, rungs, skip
+from paddock.decide.telling import asked
 from paddock.model.agent import AgentState
 from paddock.model.incident import Incident, IncidentState, Outcome, Severity, StepTaken
 from paddock.model.policy import Action, Cause, Policy, Step
@@ -98,7 +99,7 @@ def next_step(policy: Policy, incident: Incident, world: World, now: float, dice
     if not world.wanted:
         ended = pending and end(pending, Outcome.UNKNOWN, world, now, "the agent is wanted no more")
         return Close(why=f"{incident.about} is wanted no more", ended=ended)
-    if _well(policy, world):
+    if _well(policy, world) and not incident.asked_by:
         found = _recovered(policy, incident, world, now)
         if found is not None:
             return found
@@ -152,8 +153,9 @@ def apply(incident: Incident, decision: Decision, now: float) -> Incident:
     if isinstance(decision, Wait):
         return replace(changed, state=decision.state, next_at=decision.until if decision.until < math.inf else 0.0)
     if isinstance(decision, Act):
-        acted_at = incident.acted_at or decision.step.started_at
-        return replace(changed, state=IncidentState.ACTING, acted_at=acted_at, next_at=decision.step.due_at)
+        act, acting = decision.step, IncidentState.ACTING
+        acted_at = incident.acted_at or act.started_at
+        return replace(changed, state=acting, acted_at=acted_at, next_at=act.due_at, asked_by="")
     if isinstance(decision, Verify):
         return replace(changed, state=IncidentState.VERIFYING, next_at=decision.until)
     if isinstance(decision, Recovered):
@@ -169,6 +171,8 @@ def acted(policy: Policy, incident: Incident, now: float, *, ok: bool, detail: s
     step, replace = pending_step(incident), msgspec.structs.replace
     if step is None or incident.state is not IncidentState.ACTING:
         return incident
+    if ok and step.action is Action.ESCALATE:
+        return asked(incident, step)
     rung = rung_of(policy, incident, step.action)
     others = [one for one in incident.steps if one.number != step.number]
     if ok:

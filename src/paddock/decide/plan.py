@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from paddock.decide.redact import said
 from paddock.model.fleet import FleetSpec
 from paddock.model.notify import Notifications
 from paddock.model.plan import FleetChange, Plan
@@ -136,8 +137,7 @@ def _word(value: Any) -> str:
 
 
 def _shown(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_CHARS_MAX else line[: _SHOWN_CHARS_MAX - 1] + "…"
+    return said(text, limit=_SHOWN_CHARS_MAX)
 
 
 def _agents(count: int) -> str:

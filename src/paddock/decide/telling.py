@@ -6,7 +6,7 @@ import msgspec
 
 from paddock.decide.health import Sign
 from paddock.model.health import Score
-from paddock.model.incident import Incident, IncidentState, Severity
+from paddock.model.incident import Incident, IncidentState, Severity, StepTaken
 from paddock.model.kpi import Slo
 from paddock.model.notify import Alert
 
@@ -63,7 +63,25 @@ def of_incident(incident: Incident) -> Telling | None:
         return told
     severity = max(incident.severity, Severity.ERROR, key=lambda one: one.rank)
     title = f"a person is needed: {incident.title}"
+    if incident.asked_by:
+        title = f"{incident.asked_by} asks for people to look at {incident.about}"
     return msgspec.structs.replace(told, key=keys(incident)[1], severity=severity, title=title)
+
+
+def asked(incident: Incident, step: StepTaken) -> Incident:
+    """The incident once a person has asked for people. To tell them mends nothing, so it is no step among the others
+    that may have helped."""
+    others = [one for one in incident.steps if one.number != step.number]
+    return msgspec.structs.replace(
+        incident,
+        state=IncidentState.ESCALATED,
+        severity=max(incident.severity, Severity.ERROR, key=lambda one: one.rank),
+        steps=others,
+        acted_at=incident.acted_at if others else 0.0,
+        next_at=0.0,
+        asked_by=step.by,
+        note=f"{step.by} asks for people",
+    )
 
 
 def keys(incident: Incident) -> tuple[str, str]:
@@ -90,6 +108,11 @@ def of_score(score: Score, sign: Sign) -> Telling:
         title=sign.text,
         text="\n".join(score.because[:FACTS_MAX]),
     )
+
+
+def well(score: Score) -> bool:
+    """Whether what was told of a score is over. Who does not run has none of its parts: nothing is known to be well."""
+    return bool(score.parts) and not score.low and not score.forecasts
 
 
 def of_objective(slo: Slo) -> Telling:

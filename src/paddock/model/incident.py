@@ -138,5 +138,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Key of the common cause that explains this one."""
     offer: dict[str, Any] = {}
     """common-cause: what a person may do now: {"action": "rollback", "fleet": …, "to": version, "command": …}."""
+    asked_by: str = ""
+    """Who asked for people (`escalate` by hand): then a person alone ends it, however well the agent is."""
     note: str = ""
     """Why it is in this state, in one sentence."""

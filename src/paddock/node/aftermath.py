@@ -8,6 +8,7 @@ from collections import deque
 import msgspec
 
 from paddock.decide import blame, restart, signature, storm
+from paddock.decide.redact import redact, secrets_of
 from paddock.model.agent import AgentState, Evidence, Exit
 from paddock.model.errors import PaddockError, TemplateBroken
 from paddock.model.fleet import FleetSpec
@@ -144,11 +145,12 @@ class Aftermath(Incarnation):
             self.handouts.bury()
             self.handouts = None
         now = self.host.clock.monotonic()
+        why = redact(error.message, secrets_of(self.spec))  # it may quote what an import or a command said
         if isinstance(error, TemplateBroken):
             # Trying again at once cannot help; a new version or a person can, or time (a disk not mounted yet).
             rest_s = self.spec.restart.quarantine_s or math.inf
-            self._rest(AgentState.FAILED, error.message, rest_s)
-            text = signature.signature(Cause.NOT_STARTED, error.message)
+            self._rest(AgentState.FAILED, why, rest_s)
+            text = signature.signature(Cause.NOT_STARTED, why)
             self._storm(text, now, frozenset(), frozenset(), stable=False, outside=False)
             if self._not_before() > now:
                 self.held(self.host.storms.text(self))
@@ -157,11 +159,11 @@ class Aftermath(Incarnation):
             self._refusals += 1
             delay_s = restart.backoff_s(self.spec.restart, self._refusals + 1, self.host.dice())
             self._go_at = now + delay_s
-            self._set(AgentState.PENDING, f"{error.message}; again in {delay_s:.1f} s")
-        self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {error.message}")
+            self._set(AgentState.PENDING, f"{why}; again in {delay_s:.1f} s")
+        self.host.publisher.event("agent.not-started", self.id, f"{self.id} could not be started: {why}")
 
     def _evidence(self, exit: Exit, reason: str, tasks: list[str], at: float) -> Evidence:
-        row, hidden = self.row, logs.secrets(self.running)
+        row, hidden = self.row, secrets_of(self.running)
         return Evidence(
             at=at,
             epoch=row.epoch,

@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from paddock.decide.redact import redact
+from paddock.decide.redact import said
 from paddock.model.errors import PaddockError
 from paddock.model.health import Probe
 from paddock.model.pattern import found
 from paddock.ports.runtime import Handle, Usage
 from paddock.runtimes import process
 
-SAID_CHARS_MAX = 200
 OUTPUT_BYTES_KEPT = 4096
 OUTPUT_BYTES_MAX = 1 << 20
 """A check that prints more is not listened to any further, and so ends by its time-out."""
@@ -29,11 +28,6 @@ _HOLE = re.compile(r"\{port(?:\.([a-z0-9_-]+))?\}")
 def fill(text: str, ports: Mapping[str, int]) -> str:
     """Replace `{port}` and `{port.name}`; a port that there is not stays as it is, and the probe says so."""
     return _HOLE.sub(lambda hole: str(ports.get(hole[1] or "port", hole[0])), text)
-
-
-def said(text: str, secrets: Sequence[str] = ()) -> str:
-    """What may be shown of what a stranger said, on one line."""
-    return redact(" ".join(text.split()), secrets, limit=SAID_CHARS_MAX)
 
 
 async def tcp(address: str, timeout_s: float) -> str:

@@ -11,35 +11,36 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 
-from paddock.model.fleet import FleetSpec, Logs
+from paddock.decide.redact import redact
+from paddock.model.fleet import Logs
 from paddock.ports.clock import Clock
 
 EVIDENCE_LINES = 50
 EVIDENCE_BYTES_MAX = 16_384
+REDACTED_CHARS_MAX = 4 * EVIDENCE_BYTES_MAX
+"""What is put instead of a secret may be longer than it was."""
 ANSWER_BYTES_MAX = 400_000
 FOLLOW_S_MAX = 30.0
 FOLLOW_EVERY_S = 0.1
 FILES_AT_ONCE = 500
-SECRET_CHARS_MIN = 4
-"""Shorter values are not blanked: they stand everywhere in any text."""
-
-
-def secrets(spec: FleetSpec) -> list[str]:
-    """Values that must not be shown, the longest first."""
-    values = {part for name in spec.secret_env for part in spec.env.get(name, "").splitlines()}
-    return sorted((value for value in values if len(value) >= SECRET_CHARS_MIN), key=len, reverse=True)
 
 
 def blank(text: str, hidden: Sequence[str]) -> str:
+    """A log as its own people see it: only what its fleet calls secret is hidden."""
     for value in hidden:
         text = text.replace(value, "***")
     return text
 
 
 def last_lines(path: str, hidden: Sequence[str] = (), *, lines: int = EVIDENCE_LINES) -> list[str]:
-    """The last lines of a log, secrets blanked; empty when there is none."""
-    text, _ = tail(path, lines, bytes_max=EVIDENCE_BYTES_MAX)
-    return blank(text, hidden).splitlines()
+    """The last lines of a log as they may be kept and shown, without secrets; empty when there is none.
+
+    More than these lines is looked at: what makes a secret of one (the head of a key) may stand above it."""
+    data, end = _read(path, -EVIDENCE_BYTES_MAX, EVIDENCE_BYTES_MAX)
+    if end > len(data):
+        data = data.partition(b"\n")[2] or data.partition(b" ")[2]  # half a word may be half a secret
+    text = redact(data.decode(errors="replace"), hidden, limit=REDACTED_CHARS_MAX)
+    return text.splitlines()[-lines:] if lines > 0 else []
 
 
 def tail(path: str, lines: int, *, bytes_max: int = ANSWER_BYTES_MAX) -> tuple[str, int]:

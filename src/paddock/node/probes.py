@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from paddock.agent.owner import Owner
+from paddock.decide.redact import said, secrets_of
 from paddock.model.fleet import FleetSpec, Health
 from paddock.model.health import Probe, ProbeFact
-from paddock.node import checks, launching, logs, web
+from paddock.node import checks, launching, web
 from paddock.node.deadlines import Deadlines
 from paddock.node.journal import Row
 from paddock.node.launching import Paths
@@ -127,7 +128,7 @@ class Prober:
     def _due(self, watch: _Watch) -> None:
         probe, agent = watch.probe, watch.agent
         if probe.kind == "log" and watch.log is not None:
-            self._took(watch, watch.log.look(probe.match, logs.secrets(agent.running)))
+            self._took(watch, watch.log.look(probe.match, secrets_of(agent.running)))
         elif probe.kind == "metric":
             self._took(watch, checks.metric(probe, agent.usage()))
         else:
@@ -184,7 +185,7 @@ async def ask(probe: Probe, agent: Probed, leftovers: Leftovers) -> str:
             env=env,
             user=spec.user,
             timeout_s=probe.timeout_s,
-            secrets=logs.secrets(spec),
+            secrets=secrets_of(spec),
         )
         try:
             return await checks.run(check)
@@ -195,4 +196,4 @@ async def ask(probe: Probe, agent: Probed, leftovers: Leftovers) -> str:
         problem = await checks.tcp(url, probe.timeout_s)
     else:
         problem = await web.get(url, probe.timeout_s, match=probe.match, follow=probe.name != SHORTHAND)
-    return checks.said(problem, logs.secrets(spec)) if problem else ""
+    return said(problem, secrets_of(spec)) if problem else ""

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from paddock.agent.owner import Owner
+from paddock.decide.redact import secrets_of
 from paddock.model.errors import NotFound, PaddockError, Refused, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.model.policy import Action
@@ -124,7 +125,7 @@ class Requests:
             text, offset = await logs.follow(self._clock, path, request.offset, request.wait_s)
         else:
             text, offset = logs.tail(path, min(request.lines, LINES_MAX))
-        return {"text": logs.blank(text, logs.secrets(agent.running)), "offset": offset}
+        return {"text": logs.blank(text, secrets_of(agent.running)), "offset": offset}
 
     async def _cancel(self, request: Request) -> dict[str, Any]:
         agent = self._holder(request.task)
