@@ -221,7 +221,7 @@ def test_a_budget_that_burns_is_told_once_within_minutes() -> None:
         node.errors["heal"] = {"code": "refused", "message": "not now"}
         for agent in agents(lab):
             await node.state(agent, AgentState.QUARANTINED, reason="crash loop")
-        await lab.until_told("[critical]", "objective up burns its error budget too fast (page)", limit_s=400)
+        await lab.until_told("[critical]", "objective up burns its error budget too fast (page)", limit_s=900)
         await lab.clock.sleep(200.0)
         assert len([title for title in lab.titles if "(page)" in title]) == 1
 

@@ -30,7 +30,7 @@ from paddock.app.process import is_alive, start_ticks
 from paddock.app.room import no_room
 from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
-from paddock.runtimes.boot import boot_id
+from paddock.runtimes.boot import boot_id, is_this_boot
 
 FORMAT = 1
 MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
@@ -62,7 +62,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alive(self) -> bool:
-        return self.boot in ("", boot_id()) and is_alive(self.pid, self.start_ticks)
+        return is_this_boot(self.boot) and is_alive(self.pid, self.start_ticks)
 
 
 def explain(error: OSError, path: Path) -> DataDirError:

@@ -85,6 +85,7 @@ class Figures:
         self._began_at = clock.now()
         self._began = clock.monotonic()
         self._fleets: dict[str, _Stretch] = {}
+        self._ended_points: list[FleetPoint] = []
         mirror.on_fleet.append(self._fleet_changed)
         mirror.on_agent.append(self._agent_changed)
         mirror.on_gone.append(lambda agent: self._fleet_changed(agent.partition("/")[0]))
@@ -98,7 +99,7 @@ class Figures:
 
     async def write(self) -> None:
         """End the stretch now and put it into the record."""
-        points = self.points()
+        points = self._ended_points = self.points()
         self._began_at, self._began = self._clock.now(), self._clock.monotonic()
         self._fleets = {
             name: held.next(self._began) for name, held in self._fleets.items() if name in self._mirror.fleets
@@ -107,12 +108,14 @@ class Figures:
             await self._archive.write(lambda: self._archive.record.apply(Batch(fleets=points)))
         except PaddockError as error:
             log.warning("figures of a stretch are lost: the record does not answer", error=error.message)
+        finally:
+            self._ended_points = []
 
     def points(self) -> list[FleetPoint]:
-        """The stretch so far."""
+        """The stretch so far; and the one before it, until it is written."""
         now = self._clock.monotonic()
         span_s = now - self._began
-        found = []
+        found = list(self._ended_points)
         for name, held in sorted(self._fleets.items()):
             held.until(now)
             if held.wanted_s or held.done or held.failed or held.dead:

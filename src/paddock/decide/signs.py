@@ -77,7 +77,8 @@ def confirmed(
     if cause is Cause.RESOURCES:
         metrics = [probe.name for probe in spec.health.probes if probe.kind == "metric" and probe.phase != "startup"]
         known = fresh.probes if fresh is not None else {}
-        asked = all(name in known and _passed(known[name], since) for name in metrics)
+        weighed = all(name in known and _passed(known[name], since) for name in metrics)
+        asked = weighed if metrics else _measured(spec, known, since)
         return fresh is not None and fresh.memory_bytes >= 0 and asked
     if cause is Cause.CONNECTION:
         return fresh is not None and fresh.linked is not False

@@ -26,7 +26,7 @@ from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Usage
 from paddock.runtimes import proc
-from paddock.runtimes.boot import boot_id
+from paddock.runtimes.boot import is_this_boot
 
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO_BYTES = 64
@@ -66,21 +66,14 @@ def start_ticks(pid: int) -> int | None:
     return int(fields[19]) if fields and fields[0] not in (b"Z", b"X") else None
 
 
-def _this_boot(boot: str) -> bool:
-    """Whether the host was not started anew since; an empty one is from before this was noted."""
-    return boot in ("", boot_id())
-
-
 def lives(pid: int, ticks: int, boot: str) -> bool:
     """Whether that very process still runs."""
-    return _this_boot(boot) and start_ticks(pid) == ticks
+    return is_this_boot(boot) and start_ticks(pid) == ticks
 
 
 def exit_of(status: int) -> Exit:
     """From a wait status."""
-    if os.WIFSIGNALED(status):
-        return Exit(signal=os.WTERMSIG(status))
-    return Exit(code=os.WEXITSTATUS(status))
+    return Exit(signal=os.WTERMSIG(status)) if os.WIFSIGNALED(status) else Exit(code=os.WEXITSTATUS(status))
 
 
 def open_pidfd(pid: int, ticks: int) -> int | None:
@@ -110,8 +103,7 @@ def _exit_by_pidfd(fd: int) -> Exit | None:
 
 def _exit_by_stat(pid: int) -> Exit | None:
     """Exit status of a zombie that is not our child."""
-    fields = _stat(pid)
-    return exit_of(int(fields[49])) if len(fields) > 49 and fields[0] == b"Z" else None
+    return exit_of(int(fields[49])) if len(fields := _stat(pid)) > 49 and fields[0] == b"Z" else None
 
 
 def kill_group(pid: int) -> None:
@@ -256,7 +248,7 @@ def _pidfd_send(fd: int, number: int) -> None:
 
 def adopt(handle: Handle) -> Process | None:
     """Watch a process that was started by somebody else; None when it has ended, or its pid was given to another."""
-    fd = open_pidfd(handle.pid, handle.start_ticks) if _this_boot(handle.boot) else None
+    fd = open_pidfd(handle.pid, handle.start_ticks) if is_this_boot(handle.boot) else None
     return Process(handle, fd) if fd is not None else None
 
 
