@@ -16,6 +16,7 @@ from paddock.node import probes
 from paddock.node.deadlines import Action, Deadlines
 from paddock.node.journal import Row
 from paddock.node.launching import Paths
+from paddock.node.leftovers import Leftovers
 from paddock.ports.clock import Clock
 from paddock.ports.runtime import Usage
 from paddock.testing.wait import soon
@@ -82,11 +83,12 @@ class World:
         self.errors: list[BaseException] = []
         self.owner = Owner(lambda name, error: self.errors.append(error))
         clock = cast(Clock, self.time)
-        self.prober = probes.Prober(cast(Deadlines, self.time), self.owner, clock, lambda: dice)
+        leftovers = Leftovers(self.owner, clock, subreaper=False)
+        self.prober = probes.Prober(cast(Deadlines, self.time), self.owner, clock, lambda: dice, leftovers)
         self.agent = One(spec(UP))
         monkeypatch.setattr(probes, "ask", self._ask)
 
-    async def _ask(self, probe: Probe, agent: Any) -> str:
+    async def _ask(self, probe: Probe, agent: Any, leftovers: Leftovers) -> str:
         self.time.now_s += self.takes_s
         return self.problem
 
