@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from paddock.agent.calls import TaskOptions
 from paddock.testing.wait import until
@@ -29,9 +31,9 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
             name = "+".join(victims).replace(" ", "-")
             args = {"line": name, "effects": rig.path("effects"), "gate": rig.path(name)}
             running = asyncio.ensure_future(client.run("hand", "wait", args))
-            await asyncio.to_thread(
-                until, lambda name=name: rig.count("effects", name) == 1, what="the task runs", every_s=0.002
-            )
+            runs = partial(_runs_or_failed, rig, name, running)
+            await asyncio.to_thread(until, runs, what="the task runs", every_s=0.002)
+            assert not running.done(), await running  # or why it could not be submitted
             dead = {kind: rig.kill(kind) for kind in victims}
             await asyncio.to_thread(rig.back, dead)
             Path(args["gate"]).touch()
@@ -53,3 +55,7 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
             assert done["pid"] == pid
     finally:
         await client.close()
+
+
+def _runs_or_failed(rig: Rig, name: str, running: asyncio.Future[Any]) -> bool:
+    return running.done() or rig.count("effects", name) == 1

@@ -20,7 +20,7 @@ async def test_every_accepted_task_ends_once_whatever_is_killed(
     rig = rigs(manifest(hand={"replicas": AGENTS, "concurrency": 8}))
     names = sorted(await asyncio.to_thread(rig.well, AGENTS))
     began = time.monotonic()
-    storm = Storm(rig, names, tasks=size("tasks", 1_200, 20_000), rounds=size("rounds", 5, 20), say=say)
+    storm = Storm(rig, names, tasks=size("tasks", 1_200, 100_000), rounds=size("rounds", 5, 100), say=say)
     say(f"\nseed {rig.seed}: {storm.tasks:,} tasks, {storm.rounds} rounds of kills")
     await storm.run()
     took_s = time.monotonic() - began
