@@ -132,7 +132,7 @@ class Storm:
             killed = [(kind, self.rig.kill(kind, among=agents)) for kind in kinds]
             self._round = number
             self._moved.set()
-            if ("keeper", 0) not in killed and "keeper" in kinds:
+            if any(kind == "keeper" and pid for kind, pid in killed):
                 await asyncio.to_thread(self.rig.up_again)
             what = ", ".join(kind if pid else f"no {kind} there to kill" for kind, pid in killed)
             self.say(f"  round {number:3} of {self.rounds}: {len(self.told):,} of {self.tasks:,} ended; killed {what}")
