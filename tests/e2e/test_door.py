@@ -99,7 +99,7 @@ def test_agents_that_cannot_be_made_live_are_refused_when_applied(
         ("", "empty"),
         ("paddock: 1\nfleets:\n  a: {command: [x], replicsa: 2}\n", "replicas"),
         ("paddock: 1\nfleets:\n  a: {command: [no-such-command-xyz]}\n", "no-such-command-xyz"),
-        ("x" * 10_000_000, "MB"),
+        ("x" * 10_000_000, "larger than 1,000,000 bytes"),
         ("a: &a [1,1]\nb: &b [*a,*a]\nc: [*b,*b]\n", "line"),
         ("paddock: 1\nfleets: {a: {command: [x], depends_on: [b]}, b: {command: [x], depends_on: [a]}}\n", "a"),
         ("\tnot: yaml", "line 1"),

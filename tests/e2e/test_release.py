@@ -80,7 +80,7 @@ def test_a_bad_release_reaches_a_quarter_is_named_and_undone(
     assert cause["title"].startswith(f"{QUARTER} agents fail for one reason: release shop@{cause['release']} · ")
     assert cause["offer"]["command"] == "paddock rollback shop"
     explained = installation.cli("explain", "incident", number).stdout
-    assert "the last change before it: update shop: config.release" in explained
+    assert "the last change before it: update shop: config.release" in " ".join(explained.split())
     assert "no price list" in explained
     assert "Now: undo the likely change: paddock rollback shop" in explained
 

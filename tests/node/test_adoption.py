@@ -256,7 +256,7 @@ async def test_a_fleet_that_was_deleted_meanwhile_is_stopped(world: World) -> No
     node = await world.node()
     await world.gone("crew/0")
     assert not alive(before.pid or 0)
-    assert read(world.folder / "journal")[0].rows == {}
+    await world.until(lambda: read(world.folder / "journal")[0].rows == {}, "its row goes when its key has gone")
 
 
 async def test_a_key_that_could_not_be_deleted_before_the_node_died_is_deleted_later(world: World) -> None:
