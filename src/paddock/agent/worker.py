@@ -34,8 +34,9 @@ SKEW_S = 2.0
 """How far the clocks of who submits and of this host may be apart."""
 RETURN_S = 5.0
 """After the fabric came back the node may be on its way, too: so long a hand-out that may be a second one waits."""
-ALONE_LOOK_S = 0.02
-LOOK_S_MIN, LOOK_S_MAX = 0.02, 0.5
+HERE_LOOK_S = 0.02
+"""How often what this process has in hand is looked at."""
+LOOK_S_MIN, LOOK_S_MAX = 0.002, 0.5
 """How often a second hand-out looks whether the first one is over: soon at first, for most are over in a moment."""
 
 
@@ -161,7 +162,7 @@ class Worker:
 
     async def _first_here(self, held: Held) -> None:
         while not held.stopped and any(other.task.id == held.task.id for other in self._before(held)):
-            await self._context.clock.sleep(LOOK_S_MIN)
+            await self._context.clock.sleep(HERE_LOOK_S)
 
     def _before(self, held: Held) -> Iterator[Held]:
         """The hand-outs in hand that came before this one."""
@@ -188,7 +189,7 @@ class Worker:
             return
         self._alone.append(held)
         while not held.stopped and (self._alone[0] is not held or any(self._beside(held))):
-            await self._context.clock.sleep(ALONE_LOOK_S)
+            await self._context.clock.sleep(HERE_LOOK_S)
 
     def _beside(self, held: Held) -> Iterator[bool]:
         return (not other.settled and other not in self._alone for other in self._held.values())
