@@ -19,6 +19,10 @@ class Noop(Agent):
         return os.getpid()
 
     @task
+    async def nap(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    @task
     async def held(self, socket: str, name: str) -> int:
         """Say on a Unix socket who runs this task, then wait for the word that lets it end."""
         reader, writer = await asyncio.open_unix_connection(socket)
