@@ -178,6 +178,32 @@ async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives
     handouts.close()
 
 
+async def test_what_an_agent_has_in_hand_at_the_end_of_its_wait_goes_back_only_when_it_dies(mill: Mill) -> None:
+    handouts = mill.listens()
+    handouts.greeted()
+    handouts.noted("$JS.ACK.of.another")
+    agent = await mill.agent("0")
+    inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
+    handouts.waits(inbox)
+    await mill.seen()  # the fabric drops a pull to where nobody listens yet
+    ask = msgspec.json.encode({"batch": 5, "expires": int(LIMIT_S * 1e9)})
+    agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
+    await mill.waits()
+    seq = await mill.queue("T1")
+
+    async def seen() -> bool:
+        return bool(handouts._open)
+
+    await soon(seen, what="the node has seen it", limit_s=LIMIT_S)
+    [ack] = handouts._open
+    handouts.waits_no_more(inbox, [ack])
+    assert list(handouts._open) == [ack], "the agent asks who else is at it, and will note it"
+    handouts.bury()
+    again = await mill.pulled("1")
+    assert (again.delivered, again.seq) == (1, seq + 1)
+    handouts.close()
+
+
 @pytest.mark.parametrize("inbox", ["_INBOX.agent.here.mill.1.1.x", "_INBOX.agent.here.mill.0.1.>", "work.mill.>", ""])
 async def test_an_agent_cannot_make_its_node_listen_elsewhere(mill: Mill, inbox: str) -> None:
     handouts = mill.listens()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -104,10 +104,11 @@ class NodeLink:
             self._waits[inbox] = None
             self._send({"op": "wait", "inbox": inbox})
 
-    def unwait(self, inbox: str) -> None:
-        """Nothing comes there any more that this agent would get."""
+    def unwait(self, inbox: str, has: Sequence[str] = ()) -> None:
+        """Nothing comes there any more that this agent would get. `has`: ack subjects of what it has in hand, but does
+        not hold yet: that is not to be given back."""
         if self._waits.pop(inbox, 0) is None:
-            self._send({"op": "unwait", "inbox": inbox})
+            self._send({"op": "unwait", "inbox": inbox} | ({"has": list(has)} if has else {}))
 
     def ready(self) -> None:
         self._ready = True

@@ -124,12 +124,15 @@ class Puller:
             await self._poked.wait()
         finally:
             self._standing = None
-            standing.close(partial(self._worker.link.unwait, standing.inbox))
+            standing.close(partial(self._unwait, standing.inbox))
         if self._own and not self._brought:
             await self._close_own_lanes()
         if self._failure is not None:
             self._own.clear()  # the lane that is missing may be one of the own, which go by themselves
             raise self._failure
+
+    def _unwait(self, inbox: str) -> None:
+        self._worker.link.unwait(inbox, self._worker.unnoted)
 
     def _arrived(self, delivery: Delivery) -> None:
         self._brought = True

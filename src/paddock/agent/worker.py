@@ -49,6 +49,8 @@ class Held:
         self.call: Call | None = None
         self.cancelled = False
         self.put_back = False
+        self.noted = False
+        """Whether the node was told that it is held."""
         self.deaths = 0
         """How many agents of this node died while they held it, as far as that was asked."""
         self.settled = False
@@ -90,6 +92,11 @@ class Worker:
     def unsettled(self) -> int:
         return sum(not held.settled for held in self._held.values())
 
+    @property
+    def unnoted(self) -> list[str]:
+        """Ack subjects of what is in hand but not held yet, as far as the node knows."""
+        return [held.delivery.ack for held in self._held.values() if not held.noted]
+
     def take(self, delivery: Delivery) -> None:
         """Start on a hand-out; the caller saw a free slot."""
         self._busy += 1
@@ -130,6 +137,7 @@ class Worker:
             await self._nothing_beside(held)
             self.link.hold(held.task.id, held.delivery.ack)
             self.link.flush()
+            held.noted = True
             try:
                 await self._work(held)
             except Exception as error:  # our own bug; the task must not be lost with it

@@ -17,6 +17,7 @@ does not speak to its node) is given nothing back here.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from paddock.fabric import subjects
 from paddock.fabric.standing import delivery_of
@@ -77,12 +78,18 @@ class Handouts:
         if own and inbox not in self._waits and len(self._waits) < WAITS_MAX:
             self._waits[inbox] = self._host.fabric.subscribe(inbox, lambda message: self._seen(message, inbox))
 
-    def waits_no_more(self, inbox: str) -> None:
-        """It has had everything from there that it will ever have; what only this node saw goes back."""
+    def waits_no_more(self, inbox: str, has: Sequence[str] = ()) -> None:
+        """It has had everything from there that it will ever have; what only this node saw goes back. `has`: ack
+        subjects of what it has in hand but has not noted yet; that goes back only when it dies before it does."""
         subscription = self._waits.pop(inbox, None)
         if subscription is None:
             return
         subscription.close(late=True)
+        for ack in has:
+            if ack in self._open:
+                self._open[ack] = *self._open[ack][:2], ""
+            else:
+                self.noted(ack)  # its copy is still to come here
         for ack, (handed_out, _, came_by) in list(self._open.items()):
             if came_by == inbox:
                 self._open_bytes -= len(self._open.pop(ack)[0].data)

@@ -6,6 +6,7 @@ It only sets facts and sends signals: `supervisor.py` waits for the end of the p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
@@ -165,9 +166,9 @@ class Incarnation:
         if self.handouts is not None:
             self.handouts.waits(inbox)
 
-    def said_unwait(self, inbox: str) -> None:
+    def said_unwait(self, inbox: str, has: Sequence[str]) -> None:
         if self.handouts is not None:
-            self.handouts.waits_no_more(inbox)
+            self.handouts.waits_no_more(inbox, has)
 
     def hung_up(self, link: Link) -> None:
         if self.link is link:

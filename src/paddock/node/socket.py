@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -56,6 +57,7 @@ class Line(msgspec.Struct, frozen=True):
     ack: str = ""
     inbox: str = ""
     waits: list[str] = []
+    has: list[str] = []
     rests: bool = False
     degraded: bool = False
 
@@ -72,7 +74,7 @@ class Listener(Protocol):
     def said_drop(self, task: str) -> None: ...
     def asked_holder(self, task: str) -> None: ...
     def said_wait(self, inbox: str) -> None: ...
-    def said_unwait(self, inbox: str) -> None: ...
+    def said_unwait(self, inbox: str, has: Sequence[str]) -> None: ...
     def hung_up(self, link: Link) -> None: ...
 
 
@@ -176,7 +178,7 @@ class Link(asyncio.Protocol):
         elif line.op == "wait":
             listener.said_wait(line.inbox)
         elif line.op == "unwait":
-            listener.said_unwait(line.inbox)
+            listener.said_unwait(line.inbox, line.has)
         # other words are from a newer agent; what this node does not know, it need not do
 
     def _greet(self, line: Line) -> None:
