@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -27,6 +28,9 @@ from paddock.model.errors import DataDirError, Refused, Unavailable
 
 VERSION_MIN = (2, 14)
 """The first that tells which stream failed a write (see `broken.py`)."""
+PORT_MIN, PORT_MAX = 10_000, 32_000
+"""Linux gives ports from 32,768 on to outgoing connections (net.ipv4.ip_local_port_range)."""
+PORT_TRIES_MAX = 100
 START_S_MAX = 30.0
 """How long a start may take; recovering a large store is what takes time."""
 
@@ -163,18 +167,32 @@ def _choose_port(folder: Path, port: int) -> int:
     if not port and kept.exists():
         with contextlib.suppress(ValueError):
             port = int(kept.read_text())
+    found = _bound(port) if port else _new_port()
+    if not found:
+        raise Unavailable(
+            f"the fabric's port {port} is taken by another program: stop that program, or stop all agents, delete "
+            f"{kept} and start again"
+        )
+    kept.write_text(str(found))
+    return found
+
+
+def _new_port() -> int:
+    """A free port below those that the kernel gives to outgoing connections: one of these could take a port that is to
+    be kept while the server is down. Any free one when none is found there."""
+    tries = (PORT_MIN + secrets.randbelow(PORT_MAX - PORT_MIN) for _ in range(PORT_TRIES_MAX))
+    return next(filter(None, map(_bound, tries)), 0) or _bound(0)
+
+
+def _bound(port: int) -> int:
+    """The port if it can be had now (0: any that is free), else 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise Unavailable(
-                f"the fabric's port {port} is taken by another program: stop that program, or stop all agents, delete "
-                f"{kept} and start again"
-            ) from error
-        port = int(probe.getsockname()[1])
-    kept.write_text(str(port))
-    return port
+        except OSError:
+            return 0
+        return int(probe.getsockname()[1])
 
 
 def _is_ours(pid: int, folder: Path) -> bool:
