@@ -120,7 +120,7 @@ def test_an_alert_and_its_end_reach_people_and_the_history() -> None:
         lab.end_of()
         for channel in ("mail", "chat"):
             await lab.until_sent(channel, "[error] critic/0: k is down", "[recovered] critic/0: k is well")
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # virtual: nothing more may come in it
         assert await lab.events("alert.sent.mail") == [
             "told by mail: [error] critic/0: k is down",
             "told by mail: [recovered] critic/0: k is well",

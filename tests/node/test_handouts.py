@@ -154,16 +154,21 @@ async def test_a_pull_that_a_dead_agent_left_waiting_is_given_back_and_then_drop
     assert (await mill.pulled("1")).seq == seq, "it went to nobody before"
 
 
-async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives(mill: Mill) -> None:
-    handouts = mill.listens()
-    handouts.greeted()
-    agent = await mill.agent("0")
-    inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
+async def waits(mill: Mill, handouts: Handouts, agent: NatsFabric, inbox: str) -> None:
+    """It waits for five at this inbox, and only its node hears what comes."""
     handouts.waits(inbox)
     await mill.seen()  # the fabric drops a pull to where nobody listens yet
     ask = msgspec.json.encode({"batch": 5, "expires": int(LIMIT_S * 1e9)})
     agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
     await mill.waits()
+
+
+async def test_what_comes_to_a_wait_that_is_over_goes_back_while_its_agent_lives(mill: Mill) -> None:
+    handouts = mill.listens()
+    handouts.greeted()
+    agent = await mill.agent("0")
+    inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
+    await waits(mill, handouts, agent, inbox)
     seq = await mill.queue("T1")  # its agent has unsubscribed already; only the node sees this
 
     async def seen() -> bool:
@@ -184,11 +189,7 @@ async def test_what_an_agent_has_in_hand_at_the_end_of_its_wait_goes_back_only_w
     handouts.noted("$JS.ACK.of.another")
     agent = await mill.agent("0")
     inbox = f"{subjects.agent_inbox('here', 'mill', '0', 1)}.x.w.1"
-    handouts.waits(inbox)
-    await mill.seen()  # the fabric drops a pull to where nobody listens yet
-    ask = msgspec.json.encode({"batch": 5, "expires": int(LIMIT_S * 1e9)})
-    agent.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{LANE}", ask, reply=inbox)
-    await mill.waits()
+    await waits(mill, handouts, agent, inbox)
     seq = await mill.queue("T1")
 
     async def seen() -> bool:
