@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from paddock.fabric.connection import Connection
+from paddock.fabric.groups import ALL, Groups
 from paddock.fabric.identity import Creds
 from paddock.fabric.jetstream import ApiReply, PubAck, reply_decoder, stored_of, stream_config, translate
 from paddock.fabric.standing import ATTEMPTS_HEADER, Standing, delivery_of
-from paddock.fabric.subjects import wake
+from paddock.fabric.subjects import GROUP_COMMIT, wake
 from paddock.fabric.subscription import Listening
 from paddock.model.errors import (
     Conflict,
@@ -76,6 +77,7 @@ class NatsFabric:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._loop = asyncio.get_running_loop()
+        self._groups = Groups(connection.request)
         self._woken: dict[str, float] = {}
         self._wakes_due: set[str] = set()
         self._putting_back: set[asyncio.Task[None]] = set()
@@ -120,7 +122,11 @@ class NatsFabric:
         answer = await self.connection.request(subject, data, timeout_s=timeout_s, headers=extra)
         acknowledged = msgspec.json.decode(answer.data, type=PubAck)
         if acknowledged.error is not None:
-            raise translate(acknowledged.error, subject)
+            refused = translate(acknowledged.error, subject)
+            if isinstance(refused, Conflict):
+                await self._on_disk(acknowledged.stream)  # what is there already must be there tomorrow, too
+            raise refused
+        await self._on_disk(acknowledged.stream)
         self._wake(acknowledged.stream)
         return acknowledged.seq
 
@@ -154,6 +160,8 @@ class NatsFabric:
             more = await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
         except NotFound as error:
             raise await self._really_missing(error, stream) from error
+        if found:
+            await self._on_disk(stream)
         return found, more
 
     async def last(self, stream: str, subject: str) -> Stored | None:
@@ -163,10 +171,14 @@ class NatsFabric:
             return None
         if status:
             raise Unavailable(f"reading {subject} of {stream}: {status}")
+        await self._on_disk(stream)
         return stored_of(answer.headers, answer.data)
 
     async def purge(self, stream: str, subject: str) -> int:
-        return (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
+        purged = (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
+        if purged:
+            await self._on_disk(stream)
+        return purged
 
     async def tail(
         self, stream: str, *, subject: str = ">", after_seq: int = 0, lag_s: float = 0.0
@@ -270,6 +282,7 @@ class NatsFabric:
                 await self._api(f"STREAM.UPDATE.{spec.name}", config)
             for lane, subject in spec.lanes.items():
                 await self.ensure_lane(spec.name, lane, subject, ack_wait_s=spec.ack_wait_s)
+            await self._all_on_disk(spec.name)
 
     async def ensure_lane(
         self, stream: str, lane: str, subject: str, *, ack_wait_s: float = 30.0, inactive_s: float = 0.0
@@ -295,6 +308,7 @@ class NatsFabric:
     async def delete_stream(self, stream: str) -> None:
         with contextlib.suppress(NotFound):
             await self._api(f"STREAM.DELETE.{stream}")
+            await self._all_on_disk(stream)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self.connection.on_reconnect(callback)
@@ -310,9 +324,20 @@ class NatsFabric:
             await asyncio.wait(self._putting_back, timeout=2.0)
         for stream in list(self._wakes_due):
             self.publish(wake(stream))
+        self._groups.close()
         await self.connection.close()
 
     # --- inside
+
+    async def _on_disk(self, stream: str) -> None:
+        """Return when what `stream` said by now is on disk: that it took something, or what it has."""
+        if self.connection.server_name == GROUP_COMMIT:
+            await self._groups.on_disk(stream)
+
+    async def _all_on_disk(self, stream: str) -> None:
+        """The same, with how the stream and its lanes are configured."""
+        if self.connection.server_name == GROUP_COMMIT:
+            await self._groups.ask(stream, ALL)
 
     async def _api(self, call: str, body: Mapping[str, Any] | None = None) -> ApiReply:
         data = msgspec.json.encode(body) if body is not None else b""
