@@ -62,6 +62,8 @@ class NodeLink:
         self._agent, self._epoch, self._path, self._token = agent, epoch, path, token
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
+        self._since: dict[str, float] = {}
+        """When each hold began, by the monotonic clock."""
         self._waits: dict[str, None] = {}
         self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
@@ -75,10 +77,12 @@ class NodeLink:
     def hold(self, task_id: str, ack: str) -> None:
         """In the kernel after the next `flush`, if there is a line."""
         self._holds[task_id] = ack
+        self._since[task_id] = self._clock.monotonic()
         self._send({"op": "hold", "task": task_id, "ack": ack})
 
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
+            del self._since[task_id]
             self._send({"op": "drop", "task": task_id})
 
     async def holder(self, task_id: str, patience_s: float) -> Holder:
@@ -181,13 +185,17 @@ class NodeLink:
             self._send({"op": "holder", "task": task})
 
     def _hello(self) -> dict[str, Any]:
+        now = self._clock.monotonic()
         return {
             "op": "hello",
             "agent": self._agent,
             "epoch": self._epoch,
             "token": self._token,
             "pid": os.getpid(),
-            "holds": [{"task": task, "ack": ack} for task, ack in self._holds.items()],
+            "holds": [
+                {"task": task, "ack": ack, "for_s": round(now - self._since[task], 3)}
+                for task, ack in self._holds.items()
+            ],
             "waits": list(self._waits),
             "ready": self._ready,
             "rests": self.rests,

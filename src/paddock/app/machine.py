@@ -95,7 +95,7 @@ async def _sync_unwell(data: DataDir) -> Unwell | None:
     from paddock.app.roles import sync_unwell
 
     why = await sync_unwell(data)
-    return Unwell(why) if why else None
+    return Unwell(why, sure=True) if why else None  # nothing is lost by starting it anew
 
 
 async def _spawn_fabric(data: DataDir, durability: str) -> int:

@@ -6,7 +6,7 @@ It only sets facts and sends signals: `supervisor.py` waits for the end of the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -20,7 +20,7 @@ from paddock.node.handouts import Handouts
 from paddock.node.host import Host
 from paddock.node.journal import Dropped, Held, Hold, Row
 from paddock.node.launching import Paths
-from paddock.node.socket import Link
+from paddock.node.socket import HeldTask, Link
 from paddock.node.vitals import Meter
 from paddock.ports.runtime import Live, Usage
 
@@ -109,7 +109,7 @@ class Incarnation:
     # --- what the agent says (`socket.Listener`)
 
     def attach(
-        self, link: Link, holds: dict[str, str], ready: bool, *, rests: bool = False, less: bool = False
+        self, link: Link, holds: Mapping[str, HeldTask], ready: bool, *, rests: bool = False, less: bool = False
     ) -> None:
         """Its hello was accepted. `rests`: it takes no more work; `less`: it was told to degrade."""
         old, self.link = self.link, link
@@ -117,12 +117,13 @@ class Incarnation:
             old.close()
         for task in [task for task in self.holds if task not in holds]:
             self.said_drop(task)
-        for task, ack in holds.items():
-            self.said_hold(task, ack)
+        for task, held in holds.items():
+            self.said_hold(task, held.ack, max(0.0, held.for_s))
         if self.handouts is not None:
             self.handouts.greeted()
         self._spoke = True
         self._heard()
+        self.host.heard(self)
         self._watch_beats()
         if ready:
             self.said_ready()
@@ -142,11 +143,11 @@ class Incarnation:
             self.done, self.failed, self.log_lost = done, failed, lost
             self.host.publisher.counted(self)
 
-    def said_hold(self, task: str, ack: str) -> None:
+    def said_hold(self, task: str, ack: str, for_s: float = 0.0) -> None:
         self._heard()
         hold = self.holds.get(task)
         if hold is None or hold.ack != ack:
-            hold = self.holds[task] = Hold(ack, self.host.clock.now())
+            hold = self.holds[task] = Hold(ack, self.host.clock.now() - for_s)
             self.host.journal.note(Held(self.id, task, hold))
             if self.handouts is not None:
                 self.handouts.noted(ack)
@@ -158,8 +159,10 @@ class Incarnation:
 
     def asked_holder(self, task: str) -> None:
         """It was handed a task that another agent may be at already."""
+        self.host.asked(self, task)
+
+    def tell_holder(self, task: str, by: str, deaths: int) -> None:
         if self.link is not None:
-            by, deaths = self.host.holder(self, task)
             self.link.send(op="holder", task=task, by=by, deaths=deaths)
 
     def said_wait(self, inbox: str) -> None:

@@ -38,6 +38,8 @@ PATH_BYTES_MAX = 100
 class HeldTask(msgspec.Struct, frozen=True):
     task: str
     ack: str
+    for_s: float = 0.0
+    """How long it has held it."""
 
 
 class Line(msgspec.Struct, frozen=True):
