@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 from paddock.agent.nodelink import NodeLink
 from paddock.model.agent import AgentState
-from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, Tokens, socket_path
+from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, HeldTask, Tokens, socket_path
 
 from .conftest import LIMIT_S, World, python, script
 
@@ -206,3 +208,32 @@ async def test_the_node_says_who_was_handed_a_task_first(world: World) -> None:
     assert first.live is not None
     first.live.kill()
     await world.until(lambda: node.fleets.holder(second, "T") == ("", 1), "its death is known")
+
+
+async def test_a_new_node_says_that_nobody_holds_a_task_only_when_all_have_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await world.node()
+    await world.place(python(), "0", "1")
+    await world.ready("crew/0")
+    await world.ready("crew/1")
+    first, second = node.fleets.agents["crew/0"], node.fleets.agents["crew/1"]
+    told: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(second, "tell_holder", lambda *words: told.append(words))
+    here = node.fleets.fleets["crew"]
+    here.unheard = {"0", "1"}  # as after the node was killed
+
+    second.said_hold("T", "$JS.ACK.second")
+    second.asked_holder("T")
+    node.fleets.heard(second)
+    assert told == []
+    assert first.link is not None
+    held = {"T": HeldTask(task="T", ack="$JS.ACK.first", for_s=60.0)}  # the note of it died with the last node
+    first.attach(first.link, held, True)
+    assert told == [("T", "crew/0", 0)]
+
+    here.unheard = {"0"}
+    second.asked_holder("U")
+    assert len(told) == 1
+    node.fleets._heard_all(here)  # who is not back by now has died
+    assert told[1:] == [("U", "", 0)]
