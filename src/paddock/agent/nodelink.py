@@ -72,6 +72,8 @@ class NodeLink:
         self._refused = False
         self.rests = self.degraded = False
         """What it was told to be; said with each hello, for the node may have forgotten."""
+        self.in_hand: Callable[[], list[str]] = list
+        """Ack subjects of what was handed out to this agent and is not held yet."""
         self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def hold(self, task_id: str, ack: str) -> None:
@@ -196,6 +198,7 @@ class NodeLink:
                 {"task": task, "ack": ack, "for_s": round(now - self._since[task], 3)}
                 for task, ack in self._holds.items()
             ],
+            "has": self.in_hand(),
             "waits": list(self._waits),
             "ready": self._ready,
             "rests": self.rests,

@@ -81,6 +81,7 @@ class Worker:
         self.done = self.failed = 0
         self._connected_at, self._connected = context.clock.now(), context.clock.monotonic()
         context.fabric.on_reconnect(self._reconnected)
+        link.in_hand = lambda: self.unnoted
         self.changed: Callable[[], None] = lambda: None
         """Called when a slot became free or a task was settled."""
 

@@ -17,7 +17,7 @@ does not speak to its node) is given nothing back here.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from paddock.fabric import subjects
 from paddock.fabric.standing import delivery_of
@@ -59,13 +59,14 @@ class Handouts:
         self._waits: dict[str, Subscription] = {}
         self._subscription = host.fabric.subscribe(subjects.agent_pulls(inbox), self._seen)
 
-    def greeted(self) -> None:
-        """It told of all that it holds; what it was handed before and did not name is over. Its waits follow."""
+    def greeted(self, has: Collection[str] = ()) -> None:
+        """It told of all that it holds; what it was handed before and did not name is over. `has`: ack subjects of what
+        it has in hand but does not hold yet. Its waits follow."""
         for subscription in self._waits.values():
             subscription.close()
         self._waits.clear()
-        self._open.clear()
-        self._open_bytes = 0
+        self._open = OrderedDict((ack, (*seen[:2], "")) for ack, seen in self._open.items() if ack in has)
+        self._open_bytes = sum(len(message.data) for message, _, _ in self._open.values())
         self._told, self._broke_at = True, None
 
     def hung_up(self) -> None:

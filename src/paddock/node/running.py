@@ -6,7 +6,7 @@ It only sets facts and sends signals: `supervisor.py` waits for the end of the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
@@ -109,9 +109,17 @@ class Incarnation:
     # --- what the agent says (`socket.Listener`)
 
     def attach(
-        self, link: Link, holds: Mapping[str, HeldTask], ready: bool, *, rests: bool = False, less: bool = False
+        self,
+        link: Link,
+        holds: Mapping[str, HeldTask],
+        ready: bool,
+        *,
+        has: Collection[str] = (),
+        rests: bool = False,
+        less: bool = False,
     ) -> None:
-        """Its hello was accepted. `rests`: it takes no more work; `less`: it was told to degrade."""
+        """Its hello was accepted. `has`: ack subjects of what it has in hand but does not hold yet; `rests`: it takes
+        no more work; `less`: it was told to degrade."""
         old, self.link = self.link, link
         if old is not None:
             old.close()
@@ -120,7 +128,7 @@ class Incarnation:
         for task, held in holds.items():
             self.said_hold(task, held.ack, max(0.0, held.for_s))
         if self.handouts is not None:
-            self.handouts.greeted()
+            self.handouts.greeted(has)
         self._spoke = True
         self._heard()
         self.host.heard(self)

@@ -216,7 +216,7 @@ class NodeService:
         agent = self.fleets.agents.get(line.agent)
         if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
             holds = {hold.task: hold for hold in line.holds}
-            agent.attach(link, holds, line.ready, rests=line.rests, less=line.degraded)
+            agent.attach(link, holds, line.ready, has=set(line.has), rests=line.rests, less=line.degraded)
             for inbox in line.waits:
                 agent.said_wait(inbox)
             return agent
