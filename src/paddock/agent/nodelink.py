@@ -11,6 +11,7 @@ node that has not read 200 kB is stuck; the line to it is given up and the next 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -67,6 +68,9 @@ class NodeLink:
         self._waits: dict[str, None] = {}
         self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
+        self._greeted = asyncio.Event()
+        self._greeted.set()
+        """Not while a hello is on its way: what is noted then is told after it."""
         self._socket: socket.socket | None = None
         self._unsent: list[bytes] = []
         self._refused = False
@@ -81,6 +85,17 @@ class NodeLink:
         self._holds[task_id] = ack
         self._since[task_id] = self._clock.monotonic()
         self._send({"op": "hold", "task": task_id, "ack": ack})
+
+    @property
+    def greeting(self) -> bool:
+        return not self._greeted.is_set()
+
+    async def greeted(self) -> None:
+        """Wait until the hello is out that is on its way, unless the node does not read it. What is held after this, and
+        flushed, is surely known to the node, or the node knows nothing of this agent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S_MAX):
+                await self._greeted.wait()
 
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
@@ -146,15 +161,18 @@ class NodeLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.setblocking(False)
             await loop.sock_connect(line, self._path)
+            self._greeted.clear()
             told, ready, waits = dict(self._holds), self._ready, list(self._waits)
             # A hello may be longer than the socket's buffer; what is noted while it goes out follows after it.
-            await loop.sock_sendall(line, msgspec.json.encode(self._hello()) + b"\n")
-            self._socket = line
             try:
+                await loop.sock_sendall(line, msgspec.json.encode(self._hello()) + b"\n")
+                self._socket = line
                 self._catch_up(told, ready, waits)
+                self._greeted.set()
                 self.beat()
                 await self._read(line, orders)
             finally:
+                self._greeted.set()
                 self._socket = None
                 self._unsent.clear()
 

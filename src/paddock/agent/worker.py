@@ -136,6 +136,8 @@ class Worker:
             await self._first_here(held)
             await self._first_on_node(held)
             await self._nothing_beside(held)
+            if self.link.greeting:
+                await self.link.greeted()
             self.link.hold(held.task.id, held.delivery.ack)
             self.link.flush()
             held.noted = True
