@@ -91,8 +91,8 @@ class NodeLink:
         return not self._greeted.is_set()
 
     async def greeted(self) -> None:
-        """Wait until the hello is out that is on its way, unless the node does not read it. What is held after this, and
-        flushed, is surely known to the node, or the node knows nothing of this agent."""
+        """Wait until the hello that is on its way is out, unless the node does not read it. What is held and flushed
+        after this is surely known to the node, or the node knows nothing of this agent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S_MAX):
                 await self._greeted.wait()

@@ -7,6 +7,7 @@ connected ──hello accepted──> attached to its agent ──broken──> 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import os
@@ -112,6 +113,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._listener: Listener | None = None
+        self._ended = asyncio.Event()
         self.pid = 0
 
     def send(self, **line: object) -> None:
@@ -123,6 +125,13 @@ class Link(asyncio.Protocol):
             self.close()
         else:
             transport.write(msgspec.json.encode(line) + b"\n")
+
+    async def last_words(self, limit_s: float) -> None:
+        """Take what was said before the other end closed; for one that has ended, so that all of it is here already.
+        (A child of it may keep the line open: then `limit_s`.)"""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._ended.wait()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -152,6 +161,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._ended.set()
         self._server.left(self)
         if self._listener is not None:
             self._listener.hung_up(self)
