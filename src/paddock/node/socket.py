@@ -114,6 +114,7 @@ class Link(asyncio.Protocol):
         self._rest = b""
         self._listener: Listener | None = None
         self._ended = asyncio.Event()
+        self._fd = -1
         self.pid = 0
 
     def send(self, **line: object) -> None:
@@ -121,10 +122,21 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if transport.get_write_buffer_size() > LINE_BYTES_MAX:
+        waiting = transport.get_write_buffer_size()
+        if waiting > LINE_BYTES_MAX:
             self.close()
-        else:
-            transport.write(msgspec.json.encode(line) + b"\n")
+            return
+        data = msgspec.json.encode(line) + b"\n"
+        if not waiting:
+            # Past the transport: it would close the line on an error, and not read what a dead agent said last.
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return
+        if data:
+            transport.write(data)
 
     async def last_words(self, limit_s: float) -> None:
         """Take what was said before the other end closed; for one that has ended, so that all of it is here already.
@@ -144,6 +156,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
+        self._fd = sock.fileno()
         self.pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         self._server.joined(self)
 
