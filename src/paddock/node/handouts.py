@@ -34,6 +34,8 @@ BURIAL_S = 2.0
 """How long after a death hand-outs to it are still waited for."""
 SURE = 0.5
 """Share of the ack time-out after which a hand-out that was never noted may be somebody else's already."""
+ON_ITS_WAY_S = 0.25
+"""A hand-out that was seen here may reach its agent so much later than the agent's hello left it."""
 LAST_GASP_S = 0.5
 """A line that broke no longer than this before the death was broken by it."""
 
@@ -60,12 +62,16 @@ class Handouts:
         self._subscription = host.fabric.subscribe(subjects.agent_pulls(inbox), self._seen)
 
     def greeted(self, has: Collection[str] = ()) -> None:
-        """It told of all that it holds; what it was handed before and did not name is over. `has`: ack subjects of what
-        it has in hand but does not hold yet. Its waits follow."""
+        """It told of all that it holds; what it was handed before and did not name is over, unless that was so lately
+        that it may not have had it yet when it spoke. `has`: ack subjects of what it has in hand but does not hold
+        yet. Its waits follow."""
         for subscription in self._waits.values():
             subscription.close()
         self._waits.clear()
-        self._open = OrderedDict((ack, (*seen[:2], "")) for ack, seen in self._open.items() if ack in has)
+        lately = self._host.clock.monotonic() - ON_ITS_WAY_S
+        self._open = OrderedDict(
+            (ack, (message, at, "")) for ack, (message, at, _) in self._open.items() if ack in has or at > lately
+        )
         self._open_bytes = sum(len(message.data) for message, _, _ in self._open.values())
         self._told, self._broke_at = True, None
 
