@@ -35,7 +35,8 @@ BURIAL_S = 2.0
 SURE = 0.5
 """Share of the ack time-out after which a hand-out that was never noted may be somebody else's already."""
 ON_ITS_WAY_S = 0.25
-"""A hand-out that was seen here may reach its agent so much later than the agent's hello left it."""
+"""A hand-out that was seen here may reach its agent so much later than the agent's hello left it. If the agent had been
+done with it instead, it is out of the queue, and cannot be put back."""
 LAST_GASP_S = 0.5
 """A line that broke no longer than this before the death was broken by it."""
 
