@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,19 @@ async def test_a_second_line_of_an_agent_replaces_the_first(world: World) -> Non
         assert await first.told() is None
         await world.until(lambda: not member.holds, "the newer hello counts")
         assert member.link is not None
+
+
+async def test_the_last_words_of_a_dead_agent_are_heard_though_it_cannot_be_answered(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    member = world.nodes[0].fleets.agents[agent]
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(world.nodes[0]._socket.path)
+        line.sendall(json.dumps({"op": "hello", "agent": agent, "epoch": epoch, "token": token}).encode() + b"\n")
+        link = await world.until(lambda: member.link, "greeted")
+        line.sendall(b'{"op":"hold","task":"T1","ack":"$JS.ACK.1"}\n')
+    link.send(op="cancel", task="T0")  # the kernel says that nobody is there
+    await link.last_words(LIMIT_S)
+    assert list(member.holds) == ["T1"]
 
 
 def test_tokens_stay_the_same_and_prove_one_incarnation(tmp_path: Path) -> None:

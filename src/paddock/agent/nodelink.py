@@ -69,8 +69,8 @@ class NodeLink:
         self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
         self._greeted = asyncio.Event()
+        """Not set while a hello is on its way: what is noted then is told after it."""
         self._greeted.set()
-        """Not while a hello is on its way: what is noted then is told after it."""
         self._socket: socket.socket | None = None
         self._unsent: list[bytes] = []
         self._refused = False

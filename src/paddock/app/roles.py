@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -24,7 +24,7 @@ from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
 from paddock.app.room import no_room
-from paddock.fabric import subjects
+from paddock.fabric import broken, subjects
 from paddock.fabric.broken import Watcher
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
@@ -87,11 +87,8 @@ async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
 async def fabric_unwell(data: DataDir) -> str:
     """Why the fabric does not take a write, or empty when it does."""
     try:
-        fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
-        try:
+        async with _as_server(data) as fabric:
             await fabric.store(subjects.well("keeper"), b"", timeout_s=5.0)
-        finally:
-            await fabric.close()
     except Unsynced:
         return ""  # it took the write; the rest is the syncer's
     except PaddockError as error:
@@ -102,11 +99,8 @@ async def fabric_unwell(data: DataDir) -> str:
 async def sync_unwell(data: DataDir) -> str:
     """Why the syncer does not answer, or empty when it does, whatever it says, or when the fabric is away."""
     try:
-        fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
-        try:
+        async with _as_server(data) as fabric:
             await fabric.request(subjects.sync(subjects.STATE), timeout_s=5.0)
-        finally:
-            await fabric.close()
     except (NoResponders, TimedOut) as error:
         return error.message
     except PaddockError:
@@ -117,13 +111,14 @@ async def sync_unwell(data: DataDir) -> str:
 async def fabric_broken(data: DataDir) -> str:
     """Which streams of the fabric take no more writes until it is started anew, or empty."""
     try:
-        watcher = await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"))
+        async with _as_server(data) as fabric:
+            watcher = await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"))
+            try:
+                return await broken.streams(watcher, fabric)
+            finally:
+                await watcher.close()
     except PaddockError:
         return ""  # `fabric_unwell` tells of that
-    try:
-        return await watcher.broken()
-    finally:
-        await watcher.close()
 
 
 def run_server(data: DataDir, *, port: int) -> int:
@@ -176,7 +171,7 @@ async def _server(data: DataDir, port: int) -> None:
         SystemClock(),
         no_room=partial(no_room, data.path),
         senders=make_sender,
-        broken=watcher.broken if watcher is not None else nothing_broken,
+        broken=partial(broken.streams, watcher, fabric) if watcher is not None else nothing_broken,
     )
     try:
         await fabric.ensure(*subjects.STREAMS)
@@ -260,6 +255,16 @@ async def _node(data: DataDir, node: str) -> None:
 async def _connect_server(identities: Identities, url: str, *, wait: bool) -> NatsFabric:
     creds = identities.minter("server").creds("server", {})
     return await connect(url, creds=creds, inbox="_INBOX.server", name="server", wait=wait)
+
+
+@contextlib.asynccontextmanager
+async def _as_server(data: DataDir) -> AsyncIterator[NatsFabric]:
+    """A connection for a moment; raises PaddockError when there is none to be had at once."""
+    fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
+    try:
+        yield fabric
+    finally:
+        await fabric.close()
 
 
 def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -94,6 +94,10 @@ def sync(stream: str) -> str:
     return f"sync.{stream}"
 
 
+UNSYNCED = "unsynced"
+"""Requests to the syncer: which streams could not be put on disk, in words; empty when none."""
+
+
 def wake(stream: str) -> str:
     """Published after something was stored in `stream`, so that who tails it reads on."""
     return f"wake.{stream}"

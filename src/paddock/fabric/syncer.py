@@ -47,11 +47,15 @@ class Syncer:
         self._syncing: set[str] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
         self._loop = asyncio.get_running_loop()
-        self._asked = fabric.subscribe(subjects.sync("*"), self._on_question)
+        self._asked = [
+            fabric.subscribe(subjects.sync("*"), self._on_question),
+            fabric.subscribe(subjects.UNSYNCED, self._on_inquiry),
+        ]
         fabric.on_reconnect(self._begin_anew)
 
     def close(self) -> None:
-        self._asked.close()
+        for asked in self._asked:
+            asked.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin_anew(self) -> None:
@@ -60,10 +64,18 @@ class Syncer:
 
     def _on_question(self, question: Message) -> None:
         stream = question.subject.partition(".")[2]
+        if not _NAME.fullmatch(stream):
+            self._fabric.publish(question.reply, b"there is no such stream")
+            return
         self._waiting.setdefault(stream, []).append(question)
         if stream not in self._syncing:
             self._syncing.add(stream)
             self._loop.call_soon(self._begin, stream)  # what came with this one in one read is answered with it
+
+    def _on_inquiry(self, question: Message) -> None:
+        failed = sorted((stream, files.failed) for stream, files in self._files.items() if files.failed)
+        answer = "; ".join(f"{stream} cannot be put on disk: {why}" for stream, why in failed)
+        self._fabric.publish(question.reply, answer.encode())
 
     def _begin(self, stream: str) -> None:
         group = self._waiting.pop(stream, [])
@@ -92,8 +104,6 @@ class Syncer:
 
 def _sync(files: StreamFiles, stream: str, deep: bool) -> str:
     """Why it is not on disk, or empty."""
-    if not _NAME.fullmatch(stream):
-        return f"there is no stream {stream[:80]!r}"
     try:
         files.sync(deep=deep)
     except OSError as error:
@@ -117,7 +127,8 @@ class StreamFiles:
         """Descriptor of the block that is written to."""
         self._synced = -1
         """Its size when it was synced last."""
-        self._failed = ""
+        self.failed = ""
+        """Why nothing of it will be on disk until the broker starts anew."""
         self.gone = False
 
     def __del__(self) -> None:
@@ -126,8 +137,8 @@ class StreamFiles:
     def sync(self, *, deep: bool = False) -> None:
         """Put on disk what was written by now. OSError when that fails: then also later, for what the kernel could not
         write it forgets (fsync(2), "EIO"), and a second try would claim success."""
-        if self._failed:
-            raise OSError(0, self._failed)
+        if self.failed:
+            raise OSError(errno.EIO, self.failed)
         try:
             if deep:
                 self._sync_everything()
@@ -144,7 +155,7 @@ class StreamFiles:
         except FileNotFoundError:
             raise
         except OSError as error:
-            self._failed = f"{error.strerror} (until the broker starts anew)"
+            self.failed = error.strerror or str(error)
             raise
 
     def _sync_blocks(self) -> None:
@@ -165,10 +176,11 @@ class StreamFiles:
                     found[int(match[1])] = entry.inode()
         if found == self._known:
             return
-        # The one that was the newest has had its last bytes since it was synced.
-        before = max(self._known, default=0)
+        if self._newest >= 0:
+            # It has had its last bytes since it was synced; and a write to it that failed is told to this descriptor.
+            os.fdatasync(self._newest)
         for number, inode in found.items():
-            if self._known.get(number) != inode or number == before:
+            if self._known.get(number) != inode:
                 with contextlib.suppress(FileNotFoundError):  # all of it was acknowledged meanwhile
                     _sync_file(self._blocks / f"{number}.blk")
         self._close()
