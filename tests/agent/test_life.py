@@ -96,7 +96,7 @@ async def test_no_task_begins_while_a_hello_is_on_its_way(world: World, monkeypa
         door.bind(world.node.path)
         door.listen(1)
         await until(lambda: runner._link.greeting, "it says hello to who does not listen yet")
-        put = await world.put("quick")
+        put = await world.put("quick", submitted_at=4e9)  # surely not handed out to anybody before
         worker = runner._worker
         assert worker is not None
         await until(lambda: worker.unnoted, "it has the task in hand")
