@@ -176,7 +176,7 @@ def orders_renames(folder: Path) -> bool:
     mounts = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, text, *_ = line.split(" ")
-        if folder.is_relative_to(place := re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), place)):
+        if folder.resolve().is_relative_to(place := re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), place)):
             mounts.append((len(Path(place).parts), kind, text.split(",")))
     _, kind, options = max(enumerate(mounts), key=lambda mount: (mount[1][0], mount[0]))[1]
     return kind in RENAMES_ORDERED and not RENAMES_SPOILT.intersection(options)

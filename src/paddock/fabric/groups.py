@@ -9,10 +9,10 @@ The question goes to the syncer (`syncer.py`), at `sync.<stream>`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from paddock.fabric.subjects import sync
-from paddock.model.errors import NoResponders, TimedOut, Unavailable, Unsynced
+from paddock.model.errors import NoResponders, PaddockError, TimedOut, Unavailable, Unsynced
 from paddock.ports.fabric import Message
 
 ASK_S_MAX = 2.0
@@ -48,20 +48,18 @@ class Groups:
 
     async def _go(self, stream: str) -> None:
         """Ask for as long as somebody waits. What waits now is in one turn of the loop asked for together."""
+        group: list[asyncio.Future[None]] = []
         try:
-            while group := self._waiting.pop(stream, None):
+            while group := self._waiting.pop(stream, []):
                 try:
                     await self.ask(stream)
-                except Unavailable as error:
-                    for held in group:
-                        if not held.done():
-                            held.set_exception(error)
+                except PaddockError as error:
+                    _answer(group, error)
                 else:
-                    for held in group:
-                        if not held.done():
-                            held.set_result(None)
+                    _answer(group)
         finally:
             del self._asking[stream]
+            _answer([*group, *self._waiting.pop(stream, [])], Unavailable("the connection to the fabric was closed"))
 
     async def ask(self, stream: str, what: bytes = b"") -> None:
         """One question of its own; `what`: nothing, or ALL. Raises as `on_disk`."""
@@ -80,3 +78,9 @@ class Groups:
     def close(self) -> None:
         for task in self._asking.values():
             task.cancel()
+
+
+def _answer(group: Iterable[asyncio.Future[None]], error: PaddockError | None = None) -> None:
+    for held in group:
+        if not held.done():
+            held.set_exception(error) if error else held.set_result(None)

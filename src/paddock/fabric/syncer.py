@@ -119,8 +119,9 @@ class StreamFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._blocks = folder, folder / "msgs"
-        self._known: dict[int, int] = {}
-        """Number of a block → inode that was synced under that name."""
+        self._known: dict[int, tuple[int, ...]] = {}
+        """Number of a block → inode, ctime and size of what was synced under that name. (An inode alone comes again: a
+        block that is written anew twice may have its old one.)"""
         self._looked = 0
         """When the folder of the blocks had last changed as we listed it, by its mtime; 0: list it again."""
         self._newest = -1
@@ -146,7 +147,7 @@ class StreamFiles:
                 try:
                     self._sync_blocks()
                     return
-                except FileNotFoundError:  # a purge took the newest block, and made another, or the stream is gone
+                except FileNotFoundError:  # a block went meanwhile, with all in it acknowledged, or the stream did
                     self.gone = not self._blocks.exists()
                     if self.gone:
                         break
@@ -168,21 +169,24 @@ class StreamFiles:
             self._synced = size
 
     def _list_blocks(self) -> None:
-        """Sync all that is new in the folder; the block with the highest number is the one that is written to."""
-        found = {}
+        """Sync all that is new in the folder; the block with the highest number is the one that is written to.
+        FileNotFoundError when one goes meanwhile."""
+        found: dict[int, tuple[int, ...]] = {}
         with os.scandir(self._blocks) as entries:
             for entry in entries:
                 if match := _BLOCK.fullmatch(entry.name):
-                    found[int(match[1])] = entry.inode()
+                    stat = entry.stat()
+                    found[int(match[1])] = stat.st_ino, stat.st_ctime_ns, stat.st_size
+        if found:
+            found[max(found)] = found[max(found)][:1]  # it is written to, and no other has its inode while we hold it
         if found == self._known:
             return
         if self._newest >= 0:
             # It has had its last bytes since it was synced; and a write to it that failed is told to this descriptor.
             os.fdatasync(self._newest)
-        for number, inode in found.items():
-            if self._known.get(number) != inode:
-                with contextlib.suppress(FileNotFoundError):  # all of it was acknowledged meanwhile
-                    _sync_file(self._blocks / f"{number}.blk")
+        for number, file in found.items():
+            if self._known.get(number) != file:
+                _sync_file(self._blocks / f"{number}.blk")
         self._close()
         if found:
             self._newest = os.open(self._blocks / f"{max(found)}.blk", os.O_RDONLY | os.O_CLOEXEC)

@@ -24,22 +24,28 @@ class RealBroker:
     def identities(self) -> Identities:
         return Identities.open(self.folder / "keys")
 
-    async def start(self) -> None:
-        self.server = await embedded.start(self.folder)
+    async def start(self, *, durability: str = "always") -> None:
+        self.server = await embedded.start(self.folder, durability=durability)
         if self._syncer is None:  # it goes on when the broker is started anew
-            fabric = await self.connect()
-            self.connections.remove(fabric)
-            self._syncer = Syncer(fabric, embedded.streams_folder(self.folder, self.identities)), fabric
+            await self.start_syncer()
 
     async def stop(self) -> None:
         if self.server is not None:
             await self.server.stop()
 
-    async def close(self) -> None:
+    async def start_syncer(self) -> None:
+        fabric = await self.connect()
+        self.connections.remove(fabric)
+        self._syncer = Syncer(fabric, embedded.streams_folder(self.folder, self.identities)), fabric
+
+    async def stop_syncer(self) -> None:
         if self._syncer is not None:
-            syncer, fabric = self._syncer
+            (syncer, fabric), self._syncer = self._syncer, None
             syncer.close()
             await fabric.close()
+
+    async def close(self) -> None:
+        await self.stop_syncer()
         for connection in self.connections:
             await connection.close()
         await self.stop()
