@@ -14,6 +14,7 @@ from paddock.agent.log import Log
 from paddock.agent.nodelink import NodeLink
 from paddock.model.agent import AgentState
 from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, HeldTask, Tokens, socket_path
+from paddock.node.socket import Line as SaidLine
 
 from .conftest import LIMIT_S, World, python, script
 
@@ -232,8 +233,9 @@ async def test_a_new_node_says_that_nobody_holds_a_task_only_when_all_have_come_
     await world.ready("crew/0")
     await world.ready("crew/1")
     first, second = node.fleets.agents["crew/0"], node.fleets.agents["crew/1"]
-    told: list[tuple[str, str, int]] = []
-    monkeypatch.setattr(second, "tell_holder", lambda *words: told.append(words))
+    told: list[object] = []
+    assert second.link is not None
+    monkeypatch.setattr(second.link, "send", lambda op, **words: told.append(tuple(words.values())))
     here = node.fleets.fleets["crew"]
     here.unheard = {"0", "1"}  # as after the node was killed
 
@@ -242,8 +244,8 @@ async def test_a_new_node_says_that_nobody_holds_a_task_only_when_all_have_come_
     node.fleets.heard(second)
     assert told == []
     assert first.link is not None
-    held = {"T": HeldTask(task="T", ack="$JS.ACK.first", for_s=60.0)}  # the note of it died with the last node
-    first.attach(first.link, held, True)
+    held = HeldTask(task="T", ack="$JS.ACK.first", for_s=60.0)  # the note of it died with the last node
+    first.attach(first.link, SaidLine("hello", holds=[held], ready=True))
     assert told == [("T", "crew/0", 0)]
 
     here.unheard = {"0"}

@@ -22,6 +22,7 @@ from paddock.fabric.jetstream import ApiReply, PubAck, reply_decoder, stored_of,
 from paddock.fabric.standing import ATTEMPTS_HEADER, Standing, delivery_of
 from paddock.fabric.subjects import GROUP_COMMIT, wake
 from paddock.fabric.subscription import Listening
+from paddock.fabric.wakes import Wakes
 from paddock.model.errors import (
     Conflict,
     Denied,
@@ -36,8 +37,6 @@ from paddock.ports.fabric import Delivery, Depth, Headers, Message, Stored, Stre
 
 TICK_S = 1.0
 """A tail looks by itself this often: the net below a lost wake."""
-WAKE_EVERY_S = 0.003
-"""Wakes of one stream by one connection are at least this far apart."""
 THICK = 2
 THICK_LAG_S = 0.01
 """A tail that found this many at once reads on a little later: what comes thick is read together."""
@@ -78,8 +77,7 @@ class NatsFabric:
         self.connection = connection
         self._loop = asyncio.get_running_loop()
         self._groups = Groups(connection.request)
-        self._woken: dict[str, float] = {}
-        self._wakes_due: set[str] = set()
+        self._wakes = Wakes(connection)
         self._putting_back: set[asyncio.Task[None]] = set()
 
     @property
@@ -127,7 +125,7 @@ class NatsFabric:
                 await self._on_disk(acknowledged.stream)  # what is there already must be there tomorrow, too
             raise refused
         await self._on_disk(acknowledged.stream)
-        self._wake(acknowledged.stream)
+        self._wakes.stored(acknowledged.stream)
         return acknowledged.seq
 
     async def read(
@@ -322,8 +320,7 @@ class NatsFabric:
     async def close(self) -> None:
         if self._putting_back:
             await asyncio.wait(self._putting_back, timeout=2.0)
-        for stream in list(self._wakes_due):
-            self.publish(wake(stream))
+        self._wakes.close()
         self._groups.close()
         await self.connection.close()
 
@@ -379,22 +376,6 @@ class NatsFabric:
         except PaddockError as broken:
             return Unavailable(broken.message)
         return error if "lane" in error.message else Unavailable(f"{stream} does not answer now")
-
-    def _wake(self, stream: str) -> None:
-        """At once if the last one was a while ago, else a little later, once."""
-        now = self._loop.time()
-        last = self._woken.get(stream, 0.0)
-        if now - last >= WAKE_EVERY_S:
-            self._woken[stream] = now
-            self.publish(wake(stream))
-        elif stream not in self._wakes_due:
-            self._wakes_due.add(stream)
-            self._loop.call_at(last + WAKE_EVERY_S, self._wake_now, stream)
-
-    def _wake_now(self, stream: str) -> None:
-        self._wakes_due.discard(stream)
-        self._woken[stream] = self._loop.time()
-        self.publish(wake(stream))
 
     def _late(self, subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
         if reply.startswith("$JS.ACK."):

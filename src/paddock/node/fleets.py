@@ -170,12 +170,16 @@ class Fleets:
     def asked(self, agent: Incarnation, task: str) -> None:
         """Tell this agent who holds a task. The last notes of an agent to a node that was killed are lost, so it is not
         said that nobody does before all who may have come back."""
-        by, deaths = self.holder(agent, task)
         here = self.fleets.get(agent.running.name)
-        if not by and here is not None and here.unheard - {agent.name}:
+        if here is not None and here.unheard - {agent.name} and not self.holder(agent, task)[0]:
             here.asked.append((agent, task))
         else:
-            agent.tell_holder(task, by, deaths)
+            self._tell_holder(agent, task)
+
+    def _tell_holder(self, agent: Incarnation, task: str) -> None:
+        if agent.link is not None:
+            by, deaths = self.holder(agent, task)
+            agent.link.send(op="holder", task=task, by=by, deaths=deaths)
 
     def heard(self, agent: Incarnation) -> None:
         """It has said what it holds."""
@@ -189,7 +193,7 @@ class Fleets:
         here.unheard.clear()
         asked, here.asked = here.asked, []
         for agent, task in asked:
-            agent.tell_holder(task, *self.holder(agent, task))
+            self._tell_holder(agent, task)
 
     def holder(self, agent: Incarnation, task: str) -> tuple[str, int]:
         """The agent of the same fleet that holds this task and was handed it before `agent` (empty: none), and how many

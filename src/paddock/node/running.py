@@ -6,7 +6,7 @@ It only sets facts and sends signals: `supervisor.py` waits for the end of the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -20,7 +20,7 @@ from paddock.node.handouts import Handouts
 from paddock.node.host import Host
 from paddock.node.journal import Dropped, Held, Hold, Row
 from paddock.node.launching import Paths
-from paddock.node.socket import HeldTask, Link
+from paddock.node.socket import Line, Link
 from paddock.node.vitals import Meter
 from paddock.ports.runtime import Live, Usage
 
@@ -108,35 +108,28 @@ class Incarnation:
 
     # --- what the agent says (`socket.Listener`)
 
-    def attach(
-        self,
-        link: Link,
-        holds: Mapping[str, HeldTask],
-        ready: bool,
-        *,
-        has: Collection[str] = (),
-        rests: bool = False,
-        less: bool = False,
-    ) -> None:
-        """Its hello was accepted. `has`: ack subjects of what it has in hand but does not hold yet; `rests`: it takes
-        no more work; `less`: it was told to degrade."""
+    def attach(self, link: Link, hello: Line) -> None:
+        """Its hello was accepted."""
         old, self.link = self.link, link
         if old is not None:
             old.close()
-        for task in [task for task in self.holds if task not in holds]:
+        told = {held.task for held in hello.holds}
+        for task in [task for task in self.holds if task not in told]:
             self.said_drop(task)
-        for task, held in holds.items():
-            self.said_hold(task, held.ack, max(0.0, held.for_s))
+        for held in hello.holds:
+            self.said_hold(held.task, held.ack, max(0.0, held.for_s))
         if self.handouts is not None:
-            self.handouts.greeted(has)
+            self.handouts.greeted(set(hello.has))
+            for inbox in hello.waits:
+                self.handouts.waits(inbox)
         self._spoke = True
         self._heard()
         self.host.heard(self)
         self._watch_beats()
-        if ready:
+        if hello.ready:
             self.said_ready()
-        self._trouble("rest", RESTS if rests else "")
-        self._trouble("degrade", DEGRADED if less else "")
+        self._trouble("rest", RESTS if hello.rests else "")
+        self._trouble("degrade", DEGRADED if hello.degraded else "")
         if self._order:
             link.send(op="drain")
         self._wake.set()
@@ -168,10 +161,6 @@ class Incarnation:
     def asked_holder(self, task: str) -> None:
         """It was handed a task that another agent may be at already."""
         self.host.asked(self, task)
-
-    def tell_holder(self, task: str, by: str, deaths: int) -> None:
-        if self.link is not None:
-            self.link.send(op="holder", task=task, by=by, deaths=deaths)
 
     def said_wait(self, inbox: str) -> None:
         if self.handouts is not None:

@@ -215,10 +215,7 @@ class NodeService:
             return "the token does not prove this incarnation"
         agent = self.fleets.agents.get(line.agent)
         if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
-            holds = {hold.task: hold for hold in line.holds}
-            agent.attach(link, holds, line.ready, has=set(line.has), rests=line.rests, less=line.degraded)
-            for inbox in line.waits:
-                agent.said_wait(inbox)
+            agent.attach(link, line)
             return agent
         row = self._host.journal.table.rows.get(line.agent)
         if agent is None and row is not None and row.epoch == line.epoch:

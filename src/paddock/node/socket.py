@@ -44,7 +44,7 @@ class HeldTask(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """Any line of an agent; which fields count depends on `op`."""
+    """Any line of an agent; which fields count depends on `op` (docs/protocol.md)."""
 
     op: str
     agent: str = ""
@@ -61,6 +61,7 @@ class Line(msgspec.Struct, frozen=True):
     inbox: str = ""
     waits: list[str] = []
     has: list[str] = []
+    """Ack subjects of what it has in hand but does not hold yet."""
     rests: bool = False
     degraded: bool = False
 
