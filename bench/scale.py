@@ -22,7 +22,7 @@ from paddock.testing.wait import until
 AGENTS = int(os.environ.get("BENCH_AGENTS", "1000"))
 IDLE_S = 20.0
 NAP_S = 60.0
-ROLES = ("fabric", "node", "server")
+ROLES = ("sync", "fabric", "node", "server")
 
 
 def main() -> None:

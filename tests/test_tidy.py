@@ -62,6 +62,7 @@ PLACES: dict[str, dict[str, str]] = {
         "paddock.app.roles": "owns the main task of a role's process",
         "paddock.fabric.client": "owns the tails of one connection",
         "paddock.fabric.connection": "owns the reader of one connection",
+        "paddock.fabric.groups": "owns the questions of one connection, and ends them with it",
         "paddock.testing": SIMULATED,
     },
     "asyncio.sleep": {
@@ -70,6 +71,7 @@ PLACES: dict[str, dict[str, str]] = {
         "paddock.api.stream": "the keep-alive of an open stream",
         "paddock.fabric.client": "waits for a real server: the adapter has no virtual time",
         "paddock.fabric.connection": "waits for a real server: the adapter has no virtual time",
+        "paddock.fabric.groups": "waits for a real syncer, as the adapter that it belongs to",
         "paddock.fabric.embedded": "waits for a foreign process to answer",
         "paddock.testing": SIMULATED,
     },

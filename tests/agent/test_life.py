@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paddock.agent import Agent, every, on, task
+from paddock.agent import Agent, every, nodelink, on, task
 from paddock.agent.runner import Who, load_class
 from paddock.model.errors import Refused, TemplateBroken
 from paddock.model.task import TaskState
@@ -79,6 +81,38 @@ async def test_an_agent_works_while_there_is_no_node(world: World) -> None:
     assert (await world.outcome("quick")).result == "f/0"
     await world.node.start()
     await until(lambda: len(world.node.ops("hello")) > 1)
+
+
+async def test_no_task_begins_while_a_hello_is_on_its_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node would not know; and the hello names what is in hand, so that it goes back if the agent dies."""
+    monkeypatch.setattr(nodelink, "ANSWER_S_MAX", 60.0)
+    runner, _ = await world.agent(Calm, concurrency=2)
+    await world.node.stop()
+    for number in range(5000):  # more than a socket's buffer takes
+        runner._link.hold(f"T{number:060}", f"$JS.ACK.WORK_f.p2.1.{number}.1.0.0")
+    runner._link.in_hand = lambda: ["$JS.ACK.in-hand"]
+    Path(world.node.path).unlink()
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(world.node.path)
+        door.listen(1)
+        await until(lambda: runner._link.greeting, "it says hello to who does not listen yet")
+        put = await world.put("quick", submitted_at=4e9)  # surely not handed out to anybody before
+        worker = runner._worker
+        assert worker is not None
+        await until(lambda: worker.unnoted, "it has the task in hand")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(worker.unnoted) == 1
+        line, _ = door.accept()
+    reader, writer = await asyncio.open_unix_connection(sock=line, limit=2**21)
+    hello = json.loads(await reader.readline())
+    assert (len(hello["holds"]), hello["has"]) == (5000, ["$JS.ACK.in-hand"])
+    after = [json.loads(await reader.readline())]
+    while after[-1]["op"] != "hold":
+        after.append(json.loads(await reader.readline()))
+    assert after[-1]["task"] == put.id
+    assert (await world.result(put)).state is TaskState.DONE
+    writer.close()
 
 
 async def test_drain_ends_what_is_held_and_takes_no_more(world: World) -> None:

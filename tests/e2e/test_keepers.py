@@ -25,7 +25,8 @@ def pids(installation: Installation) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    "roles", [("server",), ("node",), ("fabric",), ("node", "server"), ("fabric", "node", "server")]
+    "roles",
+    [("server",), ("node",), ("fabric",), ("sync",), ("node", "server"), ("sync", "fabric", "node", "server")],
 )
 def test_killing_keepers_restarts_no_agent_and_they_are_adopted(
     installation: Installation, tmp_path: Path, roles: tuple[str, ...]
@@ -73,7 +74,7 @@ def test_killing_everything_but_the_agents_and_coming_up_again_adopts_them(
     installation.ready("sleeper", 2)
     before = pids(installation)
     keeper = installation.running("keeper")["pid"]
-    roles = [installation.running(role)["pid"] for role in ("server", "node", "fabric")]
+    roles = [installation.running(role)["pid"] for role in ("server", "node", "fabric", "sync")]
     for pid in (keeper, *roles):
         os.kill(pid, signal.SIGKILL)
     for pid in before.values():

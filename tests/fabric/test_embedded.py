@@ -9,6 +9,7 @@ import pytest
 
 from paddock.fabric import embedded, subjects
 from paddock.fabric.client import NatsFabric
+from paddock.fabric.identity import Identities
 from paddock.model.errors import Conflict, DataDirError, NotFound, QueueFull, Refused, TooLarge, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.testing.broker import RealBroker
@@ -128,3 +129,42 @@ async def test_a_corrupted_store_says_so_or_starts(tmp_path: Path) -> None:
     (tmp_path / "fabric/keys/keys.json").write_bytes(b"\0" * 64)
     with pytest.raises(DataDirError, match="damaged"):
         await embedded.start(tmp_path / "fabric")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "ordered"),
+    [
+        ("dev / ext4 rw,relatime 0 0", True),
+        ("dev / ext4 rw,noauto_da_alloc 0 0", False),
+        ("dev / ext4 rw,data=writeback 0 0", False),
+        ("dev / xfs rw 0 0", False),
+        ("dev / xfs rw 0 0\ndev /data btrfs rw 0 0", True),
+        ("dev / ext4 rw 0 0\ndev /data xfs rw 0 0", False),
+        ("dev / ext4 rw 0 0\ndev /dat xfs rw 0 0", True),
+        ("dev /data ext4 rw 0 0\ndev /data xfs rw 0 0\ndev / ext4 rw 0 0", False),
+        (r"dev / xfs rw 0 0" + "\n" + r"dev /data/a\040b zfs rw 0 0", True),
+    ],
+)
+def test_whether_the_order_of_renames_is_kept_goes_by_the_mount(
+    mounts: str, ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: mounts)
+    assert embedded.orders_renames(Path("/data/a b/fabric")) is ordered
+
+
+@pytest.mark.parametrize(
+    ("durability", "ordered", "expected"),
+    [
+        ("always", True, ("paddock-group-commit", "1s")),
+        ("always", False, ("paddock", "always")),
+        ("interval", True, ("paddock", "1s")),
+    ],
+)
+def test_who_syncs_stands_in_the_config(
+    tmp_path: Path, durability: str, ordered: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "orders_renames", lambda folder: ordered)
+    text = embedded._config(tmp_path, Identities.open(tmp_path / "keys"), port=20_000, durability=durability)
+    lines = [line.strip() for line in text.splitlines()]
+    assert f"server_name: {expected[0]}" in lines
+    assert f"sync_interval: {expected[1]}" in lines

@@ -82,7 +82,7 @@ def fork_server(lab: Installation) -> int:
     return psutil.Process(agent(lab, "lab/0")["pid"]).ppid()
 
 
-@pytest.mark.parametrize("what", ["server", "node", "fork server", "fabric", "keeper"])
+@pytest.mark.parametrize("what", ["server", "node", "fork server", "fabric", "sync", "keeper"])
 def test_a_stopped_keeper_costs_no_agent_and_no_task(lab: Installation, tmp_path: Path, size: Size, what: str) -> None:
     before = all_ready(lab, AGENTS)
     notes = tmp_path / "notes"
@@ -199,7 +199,7 @@ def test_the_kernel_takes_agents_before_keepers(lab: Installation) -> None:
         return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
     agents = [score(one["pid"]) for one in lab.agents().values()]
-    keepers = [score(lab.running(role)["pid"]) for role in ("keeper", "fabric", "node", "server")]
+    keepers = [score(lab.running(role)["pid"]) for role in ("keeper", "fabric", "sync", "node", "server")]
     keepers.append(score(fork_server(lab)))
     assert min(agents) > max(keepers)
 

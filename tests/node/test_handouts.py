@@ -241,6 +241,7 @@ async def test_what_may_have_begun_is_left_to_the_ack_time_out(
     first = await mill.pulled()
     await mill.seen()
     if doubt == "greeted again":
+        monkeypatch.setattr(module, "ON_ITS_WAY_S", 0.0)
         handouts.greeted()
     if doubt == "line broken":
         handouts.hung_up()
@@ -251,6 +252,41 @@ async def test_what_may_have_begun_is_left_to_the_ack_time_out(
     await mill.queue("T2")
     again = await mill.pulled("1")
     assert again.subject.endswith("T2")
+    assert (await mill.server.depth(STREAM)).last_seq == first.seq + 1
+    handouts.close()
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_what_a_hello_could_not_name_yet_goes_back_uncounted(mill: Mill, named: bool) -> None:
+    """It is in the agent's hand, or was on its way to it while the agent spoke."""
+    handouts = mill.listens()
+    handouts.greeted()
+    await mill.queue("T1")
+    first = await mill.pulled()
+    await mill.seen()
+    handouts.hung_up()
+    handouts.greeted([first.ack] if named else [])
+    handouts.bury()
+    again = await mill.pulled("1")
+    assert (again.subject, again.delivered, again.seq) == (first.subject, 1, first.seq + 1)
+    handouts.close()
+
+
+async def test_what_an_agent_had_done_while_nobody_listened_is_not_done_again(mill: Mill) -> None:
+    """Its hello does not name it any more, and so lately that it could be on its way as well."""
+    handouts = mill.listens()
+    handouts.greeted()
+    await mill.queue("T1")
+    first = await mill.pulled()
+    await mill.seen()
+    handouts.hung_up()
+    agent = await mill.agent("0")
+    agent.publish(first.ack, b"+ACK")
+    await agent.flush()
+    handouts.greeted()
+    handouts.bury()
+    await mill.queue("T2")
+    assert (await mill.pulled("1")).subject.endswith("T2")
     assert (await mill.server.depth(STREAM)).last_seq == first.seq + 1
     handouts.close()
 

@@ -3,14 +3,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from paddock.agent.clock import HostClock
 from paddock.agent.log import Log
 from paddock.agent.nodelink import NodeLink
 from paddock.model.agent import AgentState
-from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, Tokens, socket_path
+from paddock.node.socket import HELLO_BYTES_MAX, LINE_BYTES_MAX, PATH_BYTES_MAX, HeldTask, Tokens, socket_path
+from paddock.node.socket import Line as SaidLine
 
 from .conftest import LIMIT_S, World, python, script
 
@@ -173,6 +177,19 @@ async def test_a_second_line_of_an_agent_replaces_the_first(world: World) -> Non
         assert member.link is not None
 
 
+async def test_the_last_words_of_a_dead_agent_are_heard_though_it_cannot_be_answered(world: World) -> None:
+    agent, epoch, token = await mute_agent(world)
+    member = world.nodes[0].fleets.agents[agent]
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(world.nodes[0]._socket.path)
+        line.sendall(json.dumps({"op": "hello", "agent": agent, "epoch": epoch, "token": token}).encode() + b"\n")
+        link = await world.until(lambda: member.link, "greeted")
+        line.sendall(b'{"op":"hold","task":"T1","ack":"$JS.ACK.1"}\n')
+    link.send(op="cancel", task="T0")  # the kernel says that nobody is there
+    await link.last_words(LIMIT_S)
+    assert list(member.holds) == ["T1"]
+
+
 def test_tokens_stay_the_same_and_prove_one_incarnation(tmp_path: Path) -> None:
     token = Tokens(tmp_path / "key").token("a/0", 5)
     tokens = Tokens(tmp_path / "key")
@@ -206,3 +223,33 @@ async def test_the_node_says_who_was_handed_a_task_first(world: World) -> None:
     assert first.live is not None
     first.live.kill()
     await world.until(lambda: node.fleets.holder(second, "T") == ("", 1), "its death is known")
+
+
+async def test_a_new_node_says_that_nobody_holds_a_task_only_when_all_have_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await world.node()
+    await world.place(python(), "0", "1")
+    await world.ready("crew/0")
+    await world.ready("crew/1")
+    first, second = node.fleets.agents["crew/0"], node.fleets.agents["crew/1"]
+    told: list[object] = []
+    assert second.link is not None
+    monkeypatch.setattr(second.link, "send", lambda op, **words: told.append(tuple(words.values())))
+    here = node.fleets.fleets["crew"]
+    here.unheard = {"0", "1"}  # as after the node was killed
+
+    second.said_hold("T", "$JS.ACK.second")
+    second.asked_holder("T")
+    node.fleets.heard(second)
+    assert told == []
+    assert first.link is not None
+    held = HeldTask(task="T", ack="$JS.ACK.first", for_s=60.0)  # the note of it died with the last node
+    first.attach(first.link, SaidLine("hello", holds=[held], ready=True))
+    assert told == [("T", "crew/0", 0)]
+
+    here.unheard = {"0"}
+    second.asked_holder("U")
+    assert len(told) == 1
+    node.fleets._heard_all(here)  # who is not back by now has died
+    assert told[1:] == [("U", "", 0)]

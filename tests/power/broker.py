@@ -1,11 +1,13 @@
-"""A nats-server on a disk whose power can be cut."""
+"""A nats-server, and its syncer, on a disk whose power can be cut."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from paddock.fabric import embedded, subjects
@@ -17,6 +19,7 @@ from paddock.testing.wait import until
 from .disk import Disk, end, freeze
 from .traced import TracedDisk
 
+ROOT = Path(__file__).parents[2]
 QUEUE_LIMIT = 1_000_000
 
 
@@ -35,7 +38,9 @@ class Broker:
     async def start(self) -> NatsFabric:
         """Up, with its streams; returns a connection that may do all."""
         wrapper = self.folder.parent.parent / "nats-server"
-        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join([*self.disk.prefix(), self._binary])} "$@"\n')
+        syncer = shlex.join([sys.executable, "-m", "tests.power.syncing", str(self.folder)])
+        both = f'cd {shlex.quote(str(ROOT))} && {{ {syncer} & }} && exec {shlex.quote(self._binary)} "$@"'
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join([*self.disk.prefix(), "sh", "-c", both, "sh"])} "$@"\n')
         wrapper.chmod(0o700)
         self._patch.setattr(embedded, "find_binary", lambda: str(wrapper))
         self._server = await embedded.start(self.folder, durability=self._durability)
@@ -53,7 +58,7 @@ class Broker:
     def cut(self) -> None:
         """The power goes: what was said by now was said, what is on the disk by now is on it."""
         assert self._server is not None
-        freeze([self._server.pid])
+        freeze(self._pids())
         self.disk.cut()
         self._end()
 
@@ -72,9 +77,15 @@ class Broker:
     def _end(self) -> None:
         if self._server is None:
             return
-        pid, self._server = self._server.pid, None
-        end([pid])
-        until(lambda: _reaped(pid), what="the broker has ended")
+        pids, self._server = self._pids(), None
+        end(pids)
+        until(lambda: all(map(_reaped, pids)), what="the broker and its syncer have ended")
+
+    def _pids(self) -> list[int]:
+        """Of the broker, and of the syncer that was started with it."""
+        assert self._server is not None
+        broker = psutil.Process(self._server.pid)
+        return [broker.pid, *(child.pid for child in broker.children())]
 
 
 def _reaped(pid: int) -> bool:

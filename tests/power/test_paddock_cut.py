@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from paddock.app.data import DataDir
-from paddock.fabric import embedded
+from paddock.fabric import embedded, subjects
 from paddock.fabric.client import connect
 from paddock.fabric.identity import Identities
 from paddock.model.errors import NotFound
@@ -59,7 +59,7 @@ class Powered(Installation):
         assert done.returncode == 0, said.read_text()
 
     def cut(self) -> None:
-        pids = [self.running(role)["pid"] for role in ("fabric", "server", "node", "keeper")]
+        pids = [self.running(role)["pid"] for role in ("fabric", "sync", "server", "node", "keeper")]
         freeze(pids)
         self.disk.cut()
         end(pids)
@@ -148,7 +148,7 @@ def under_load(powered: Powered, dice: random.Random, name: str) -> tuple[list[C
 
 async def cursors_behind_streams(data: Path) -> dict[str, tuple[int, int]]:
     """stream → (the record's cursor, its last sequence) where the record claims more than there is; by the broker
-    alone, before anything can have been added."""
+    alone, before anything can have been added. Without queues: of these no cursor is believed."""
     with sqlite3.connect(f"file:{data / 'record.db'}?mode=rw", uri=True) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         cursors: list[Any] = database.execute("SELECT stream, created, seq FROM cursors").fetchall()
@@ -160,6 +160,8 @@ async def cursors_behind_streams(data: Path) -> dict[str, tuple[int, int]]:
         fabric = await connect(server.url, creds=creds, inbox="_INBOX.server", name="test")
         ahead = {}
         for stream, created, seq in cursors:
+            if stream == subjects.LATER or stream.startswith("WORK_"):
+                continue
             try:
                 depth = await fabric.depth(stream)
             except NotFound:

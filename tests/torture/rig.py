@@ -22,7 +22,7 @@ from paddock.fabric.identity import Identities
 from paddock.testing.installation import Installation
 from paddock.testing.wait import until
 
-ROLES = ("fabric", "node", "server")
+ROLES = ("sync", "fabric", "node", "server")
 FORK_SERVER = "paddock.runtimes.python.server"
 BACK_S_MAX = 90.0
 """A role that dies often comes back with a delay that doubles, up to 30 s."""

@@ -20,7 +20,7 @@ from paddock.model.task import Priority
 
 from .rig import Rig
 
-KINDS = ("agent", "agent", "agent", "node", "server", "fabric", "fork server", "keeper")
+KINDS = ("agent", "agent", "agent", "node", "server", "fabric", "sync", "fork server", "keeper")
 """What is killed: dealt out like cards, so that each kind has its turn; agents more often."""
 AT_ONCE = 60
 HTTP_SHARE, TWICE_SHARE, OWN_SHARE = 0.05, 0.05, 0.08

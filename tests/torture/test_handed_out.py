@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from paddock.agent.calls import TaskOptions
-from paddock.testing.wait import until
+from paddock.agent.calls import TaskOptions, value_of
+from paddock.agent.client import Client
+from paddock.model.errors import Unavailable
+from paddock.testing.wait import soon, until
 
 from .conftest import Size
 from .rig import ROLES, Rig, manifest
 
-KINDS = ("server", "node", "fork server", "fabric", "keeper")
-SHORT = [("fork server",), ("keeper",), ("fabric",), ("node", "server"), ("node", "fork server"), KINDS]
+KINDS = ("server", "node", "fork server", "fabric", "sync", "keeper")
+SHORT = [("fork server",), ("keeper",), ("fabric",), ("sync",), ("node", "server"), ("node", "fork server"), KINDS]
 LONG = [*((kind,) for kind in KINDS), *combinations(KINDS, 2), KINDS]
 
 
@@ -30,14 +33,13 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
         for victims in LONG if size("all", 0, 1) else SHORT:
             name = "+".join(victims).replace(" ", "-")
             args = {"line": name, "effects": rig.path("effects"), "gate": rig.path(name)}
-            running = asyncio.ensure_future(client.run("hand", "wait", args))
-            runs = partial(_runs_or_failed, rig, name, running)
+            task = await client.submit("hand", "wait", args)
+            runs = partial(rig.count, "effects", name)
             await asyncio.to_thread(until, runs, what="the task runs", every_s=0.002)
-            assert not running.done(), await running  # or why it could not be submitted
             dead = {kind: rig.kill(kind) for kind in victims}
             await asyncio.to_thread(rig.back, dead)
             Path(args["gate"]).touch()
-            done = await asyncio.wait_for(running, 60)
+            done = await soon(lambda task=task: _result(client, task), what="the task ends", limit_s=60.0)
             after = await asyncio.to_thread(rig.well, 3)
             assert after == before, name
             assert done["pid"] in before.values(), name
@@ -57,5 +59,9 @@ async def test_a_task_in_hand_ends_once_by_its_own_process_whoever_else_dies(
         await client.close()
 
 
-def _runs_or_failed(rig: Rig, name: str, running: asyncio.Future[Any]) -> bool:
-    return running.done() or rig.count("effects", name) == 1
+async def _result(client: Client, task: str) -> Any:
+    """What it returned, once it has ended; None before, and while the fabric is away."""
+    with contextlib.suppress(Unavailable):
+        if found := await client.task_result(task, "hand"):
+            return value_of(found)
+    return None

@@ -11,6 +11,7 @@ node that has not read 200 kB is stuck; the line to it is given up and the next 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -62,23 +63,43 @@ class NodeLink:
         self._agent, self._epoch, self._path, self._token = agent, epoch, path, token
         self._clock, self._log = clock, log
         self._holds: dict[str, str] = {}
+        self._since: dict[str, float] = {}
+        """When each hold began, by the monotonic clock."""
         self._waits: dict[str, None] = {}
         self._asked: dict[str, asyncio.Future[Holder]] = {}
         self._ready = False
+        self._greeted = asyncio.Event()
+        """Not set while a hello is on its way: what is noted then is told after it."""
+        self._greeted.set()
         self._socket: socket.socket | None = None
         self._unsent: list[bytes] = []
         self._refused = False
         self.rests = self.degraded = False
         """What it was told to be; said with each hello, for the node may have forgotten."""
+        self.in_hand: Callable[[], list[str]] = list
+        """Ack subjects of what was handed out to this agent and is not held yet."""
         self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def hold(self, task_id: str, ack: str) -> None:
         """In the kernel after the next `flush`, if there is a line."""
         self._holds[task_id] = ack
+        self._since[task_id] = self._clock.monotonic()
         self._send({"op": "hold", "task": task_id, "ack": ack})
+
+    @property
+    def greeting(self) -> bool:
+        return not self._greeted.is_set()
+
+    async def greeted(self) -> None:
+        """Wait until the hello that is on its way is out, unless the node does not read it. What is held and flushed
+        after this is surely known to the node, or the node knows nothing of this agent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S_MAX):
+                await self._greeted.wait()
 
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
+            del self._since[task_id]
             self._send({"op": "drop", "task": task_id})
 
     async def holder(self, task_id: str, patience_s: float) -> Holder:
@@ -140,15 +161,18 @@ class NodeLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.setblocking(False)
             await loop.sock_connect(line, self._path)
+            self._greeted.clear()
             told, ready, waits = dict(self._holds), self._ready, list(self._waits)
             # A hello may be longer than the socket's buffer; what is noted while it goes out follows after it.
-            await loop.sock_sendall(line, msgspec.json.encode(self._hello()) + b"\n")
-            self._socket = line
             try:
+                await loop.sock_sendall(line, msgspec.json.encode(self._hello()) + b"\n")
+                self._socket = line
                 self._catch_up(told, ready, waits)
+                self._greeted.set()
                 self.beat()
                 await self._read(line, orders)
             finally:
+                self._greeted.set()
                 self._socket = None
                 self._unsent.clear()
 
@@ -181,13 +205,18 @@ class NodeLink:
             self._send({"op": "holder", "task": task})
 
     def _hello(self) -> dict[str, Any]:
+        now = self._clock.monotonic()
         return {
             "op": "hello",
             "agent": self._agent,
             "epoch": self._epoch,
             "token": self._token,
             "pid": os.getpid(),
-            "holds": [{"task": task, "ack": ack} for task, ack in self._holds.items()],
+            "holds": [
+                {"task": task, "ack": ack, "for_s": round(now - self._since[task], 3)}
+                for task, ack in self._holds.items()
+            ],
+            "has": self.in_hand(),
             "waits": list(self._waits),
             "ready": self._ready,
             "rests": self.rests,

@@ -81,6 +81,7 @@ class Worker:
         self.done = self.failed = 0
         self._connected_at, self._connected = context.clock.now(), context.clock.monotonic()
         context.fabric.on_reconnect(self._reconnected)
+        link.in_hand = lambda: self.unnoted
         self.changed: Callable[[], None] = lambda: None
         """Called when a slot became free or a task was settled."""
 
@@ -135,6 +136,8 @@ class Worker:
             await self._first_here(held)
             await self._first_on_node(held)
             await self._nothing_beside(held)
+            if self.link.greeting:
+                await self.link.greeted()
             self.link.hold(held.task.id, held.delivery.ack)
             self.link.flush()
             held.noted = True

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ NATS_URL = "PADDOCK_NATS_URL"
 NODE_STOP_S_MAX = 120.0
 """A node ends after its agents; they have their templates' `stop_grace_s` for that, 10 s if nothing else is said."""
 
-ORDER = ("fabric", "node", "server")
+ORDER = ("sync", "fabric", "node", "server")
 
 
 def roles(data: DataDir, *, port: int, durability: str) -> list[Role]:
@@ -43,9 +44,10 @@ def roles(data: DataDir, *, port: int, durability: str) -> list[Role]:
         unwell=partial(_fabric_unwell, data, DiskWatch(data)),
         stop_s_max=30.0,
     )
+    sync = _role(data, "sync", stop_s_max=10.0, unwell=partial(_sync_unwell, data))
     node = _role(data, "node", "--node", NODE, stop_s_max=NODE_STOP_S_MAX, stopping="its agents end what they hold")
     server = _role(data, "server", "--port", str(port), stop_s_max=30.0)
-    return [node, server] if os.environ.get(NATS_URL) else [fabric, node, server]
+    return [node, server] if os.environ.get(NATS_URL) else [sync, fabric, node, server]
 
 
 def role_command(data: DataDir, role: str, *options: str) -> list[str]:
@@ -53,7 +55,14 @@ def role_command(data: DataDir, role: str, *options: str) -> list[str]:
     return [sys.executable, "-P", "-m", "paddock", "role", role, "--data", str(data.path), *options]
 
 
-def _role(data: DataDir, name: str, *options: str, stop_s_max: float, stopping: str = "") -> Role:
+def _role(
+    data: DataDir,
+    name: str,
+    *options: str,
+    stop_s_max: float,
+    stopping: str = "",
+    unwell: Callable[[], Awaitable[Unwell | None]] | None = None,
+) -> Role:
     async def start() -> int:
         if name == "node" and os.environ.get(NATS_URL) and (missing := await _prepare(data)):
             raise Unavailable(f"the fabric of ${NATS_URL} does not answer: {missing}")
@@ -65,7 +74,7 @@ def _role(data: DataDir, name: str, *options: str, stop_s_max: float, stopping: 
             return "its start"
         return await asyncio.to_thread(unready, running.url) if running.url else ""
 
-    return Role(name=name, spawn=start, waits_for=waits_for, stop_s_max=stop_s_max, stopping=stopping)
+    return Role(name=name, spawn=start, waits_for=waits_for, unwell=unwell, stop_s_max=stop_s_max, stopping=stopping)
 
 
 async def _fabric_unwell(data: DataDir, disk: DiskWatch) -> Unwell | None:
@@ -80,6 +89,13 @@ async def _fabric_unwell(data: DataDir, disk: DiskWatch) -> Unwell | None:
         return Unwell(broken, sure=True)
     why = await fabric_unwell(data)
     return Unwell(why) if why else None
+
+
+async def _sync_unwell(data: DataDir) -> Unwell | None:
+    from paddock.app.roles import sync_unwell
+
+    why = await sync_unwell(data)
+    return Unwell(why, sure=True) if why else None  # nothing is lost by starting it anew
 
 
 async def _spawn_fabric(data: DataDir, durability: str) -> int:

@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -24,11 +24,11 @@ from paddock.app.clock import SystemClock
 from paddock.app.data import DataDir, write_atomically
 from paddock.app.lossy import LossyLog
 from paddock.app.room import no_room
-from paddock.fabric import subjects
+from paddock.fabric import broken, subjects
 from paddock.fabric.broken import Watcher
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
-from paddock.model.errors import PaddockError
+from paddock.model.errors import NoResponders, PaddockError, TimedOut, Unsynced
 
 GC_OBJECTS = 10_000
 """The garbage collector looks when so many objects more were made than went."""
@@ -43,6 +43,10 @@ NATS_URL = "PADDOCK_NATS_URL"
 """A fabric of your own instead of the embedded one; it must trust the keys in the data directory's `fabric/keys`."""
 RECORD_URL = "PADDOCK_RECORD_URL"
 """A database of your own (`postgresql://…`) instead of SQLite in the data directory."""
+
+
+FABRIC_LOOK_S = 0.03
+"""How often a syncer that was started before its fabric looks whether that is there."""
 
 
 class NodeIdentity(msgspec.Struct, frozen=True):
@@ -83,32 +87,50 @@ async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
 async def fabric_unwell(data: DataDir) -> str:
     """Why the fabric does not take a write, or empty when it does."""
     try:
-        fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
-        try:
+        async with _as_server(data) as fabric:
             await fabric.store(subjects.well("keeper"), b"", timeout_s=5.0)
-        finally:
-            await fabric.close()
+    except Unsynced:
+        return ""  # it took the write; the rest is the syncer's
     except PaddockError as error:
         return error.message
+    return ""
+
+
+async def sync_unwell(data: DataDir) -> str:
+    """Why the syncer does not answer, or empty when it does, whatever it says, or when the fabric is away."""
+    try:
+        async with _as_server(data) as fabric:
+            await fabric.request(subjects.sync(subjects.STATE), timeout_s=5.0)
+    except (NoResponders, TimedOut) as error:
+        return error.message
+    except PaddockError:
+        return ""
     return ""
 
 
 async def fabric_broken(data: DataDir) -> str:
     """Which streams of the fabric take no more writes until it is started anew, or empty."""
     try:
-        watcher = await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"))
+        async with _as_server(data) as fabric:
+            watcher = await Watcher.open(fabric_url(data), Identities.open(data.fabric / "keys"))
+            try:
+                return await broken.streams(watcher, fabric)
+            finally:
+                await watcher.close()
     except PaddockError:
         return ""  # `fabric_unwell` tells of that
-    try:
-        return await watcher.broken()
-    finally:
-        await watcher.close()
 
 
 def run_server(data: DataDir, *, port: int) -> int:
     """The server role; returns its exit code."""
     with data.claim("server", url=f"http://127.0.0.1:{port}"):
         return _run(_server(data, port))
+
+
+def run_sync(data: DataDir) -> int:
+    """The role that puts on disk what the fabric took; returns its exit code."""
+    with data.claim("sync"):
+        return _run(_sync(data))
 
 
 def run_node(data: DataDir, *, node: str) -> int:
@@ -149,7 +171,7 @@ async def _server(data: DataDir, port: int) -> None:
         SystemClock(),
         no_room=partial(no_room, data.path),
         senders=make_sender,
-        broken=watcher.broken if watcher is not None else nothing_broken,
+        broken=partial(broken.streams, watcher, fabric) if watcher is not None else nothing_broken,
     )
     try:
         await fabric.ensure(*subjects.STREAMS)
@@ -166,6 +188,29 @@ async def _server(data: DataDir, port: int) -> None:
             await watcher.close()
         await fabric.close()
         record.close()
+
+
+async def _sync(data: DataDir) -> None:
+    from paddock.fabric.embedded import streams_folder
+    from paddock.fabric.syncer import Syncer
+
+    stopping, _ = _stop_signals()
+    while not (url := fabric_url(data)):  # it is being started; only then are there keys
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FABRIC_LOOK_S):
+                await stopping.wait()
+                return
+    identities = Identities.open(data.fabric / "keys")
+    connecting = asyncio.ensure_future(_connect_server(identities, url, wait=True))
+    await asyncio.wait({connecting, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if not connecting.done():
+        connecting.cancel()
+        return
+    fabric = connecting.result()
+    syncer = Syncer(fabric, streams_folder(data.fabric, identities))
+    await stopping.wait()
+    syncer.close()
+    await fabric.close()
 
 
 async def _watcher(data: DataDir) -> Watcher | None:
@@ -210,6 +255,16 @@ async def _node(data: DataDir, node: str) -> None:
 async def _connect_server(identities: Identities, url: str, *, wait: bool) -> NatsFabric:
     creds = identities.minter("server").creds("server", {})
     return await connect(url, creds=creds, inbox="_INBOX.server", name="server", wait=wait)
+
+
+@contextlib.asynccontextmanager
+async def _as_server(data: DataDir) -> AsyncIterator[NatsFabric]:
+    """A connection for a moment; raises PaddockError when there is none to be had at once."""
+    fabric = await _connect_server(Identities.open(data.fabric / "keys"), fabric_url(data), wait=False)
+    try:
+        yield fabric
+    finally:
+        await fabric.close()
 
 
 def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:

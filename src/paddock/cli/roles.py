@@ -40,6 +40,15 @@ def node_role(context: typer.Context, node: Annotated[str, typer.Option()] = mac
     _run(lambda: run_node(data, node=node))
 
 
+@role.command("sync")
+def sync_role(context: typer.Context) -> None:
+    """Run the syncer: it puts on disk what the fabric took, and says so to who asks."""
+    from paddock.app.roles import run_sync
+
+    data = DataDir.open(session(context).data)
+    _run(lambda: run_sync(data))
+
+
 @role.command("server")
 def server_role(context: typer.Context, port: Annotated[int, typer.Option(min=1, max=65535)] = 8000) -> None:
     """Run the server."""

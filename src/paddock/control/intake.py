@@ -119,7 +119,7 @@ class Intake:
                 depth = await self._fabric.depth(stream)
                 if depth.created != read.created:
                     # At the start; or it was deleted and made anew, and how far the old one was read says nothing.
-                    read.seq, read.created = await self._cursor(stream, depth.created), depth.created
+                    read.seq, read.created = await self._begin_at(stream, depth.created), depth.created
                 if depth.last_seq < read.seq:
                     read.seq = 0  # it lost its end: what comes next has sequences that were used before
                 await self._read_on(read, take)
@@ -153,7 +153,11 @@ class Intake:
             if isinstance(tail, AsyncGenerator):
                 await tail.aclose()
 
-    async def _cursor(self, stream: str, created: str) -> int:
+    async def _begin_at(self, stream: str, created: str) -> int:
+        """Where to go on. A queue is read anew: it is short, and one that was empty may have forgotten with the power
+        how far it had counted, so that its numbers come again."""
+        if stream == subjects.LATER or stream.startswith("WORK_"):
+            return 0
         while True:
             try:
                 return await self._archive.read(lambda: self._archive.record.cursor(stream, created))

@@ -1,7 +1,8 @@
-"""Which streams take no more writes, asked of the server itself: it alone knows.
+"""Which streams take no more writes, asked of the server itself, and of the syncer: they alone know.
 
 A stream that failed one write (the disk was full for a moment) refuses every later one until the server is started
-anew, in silence: who stores there gets no answer. A write to another stream shows nothing of it.
+anew, in silence: who stores there gets no answer. A write to another stream shows nothing of it. A stream of which the
+syncer failed one sync fails all later ones, too, until then.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any
 
 import msgspec
 
+from paddock.fabric import subjects
 from paddock.fabric.connection import Connection
 from paddock.fabric.identity import Creds, Identities
 from paddock.model.errors import PaddockError
+from paddock.ports.fabric import Fabric
 
 ASK_S_MAX = 3.0
 _WRITE_ERROR = re.compile(r"stream '\S+ > (\S+)' write error: (.*)", re.DOTALL)
@@ -62,3 +65,13 @@ def describe(health: _Health) -> str:
     texts = [health.error, *(str(error.get("error", "")) for error in health.errors)]
     found = [match for text in texts if (match := _WRITE_ERROR.search(text))]
     return "; ".join(f"{match[1]} takes no writes: {match[2].rpartition(': ')[2]}" for match in found)
+
+
+async def streams(watcher: Watcher, fabric: Fabric) -> str:
+    """Which streams take no writes, or cannot be put on disk, and why; empty when none, or when nobody can be asked."""
+    if found := await watcher.broken():
+        return found
+    try:
+        return (await fabric.request(subjects.UNSYNCED, timeout_s=ASK_S_MAX)).data.decode(errors="replace")
+    except PaddockError:
+        return ""

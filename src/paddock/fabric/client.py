@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from paddock.fabric.connection import Connection
+from paddock.fabric.groups import ALL, Groups
 from paddock.fabric.identity import Creds
 from paddock.fabric.jetstream import ApiReply, PubAck, reply_decoder, stored_of, stream_config, translate
 from paddock.fabric.standing import ATTEMPTS_HEADER, Standing, delivery_of
-from paddock.fabric.subjects import wake
+from paddock.fabric.subjects import GROUP_COMMIT, wake
 from paddock.fabric.subscription import Listening
+from paddock.fabric.wakes import Wakes
 from paddock.model.errors import (
     Conflict,
     Denied,
@@ -35,8 +37,6 @@ from paddock.ports.fabric import Delivery, Depth, Headers, Message, Stored, Stre
 
 TICK_S = 1.0
 """A tail looks by itself this often: the net below a lost wake."""
-WAKE_EVERY_S = 0.003
-"""Wakes of one stream by one connection are at least this far apart."""
 THICK = 2
 THICK_LAG_S = 0.01
 """A tail that found this many at once reads on a little later: what comes thick is read together."""
@@ -76,8 +76,8 @@ class NatsFabric:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._loop = asyncio.get_running_loop()
-        self._woken: dict[str, float] = {}
-        self._wakes_due: set[str] = set()
+        self._groups = Groups(connection.request)
+        self._wakes = Wakes(connection)
         self._putting_back: set[asyncio.Task[None]] = set()
 
     @property
@@ -120,8 +120,12 @@ class NatsFabric:
         answer = await self.connection.request(subject, data, timeout_s=timeout_s, headers=extra)
         acknowledged = msgspec.json.decode(answer.data, type=PubAck)
         if acknowledged.error is not None:
-            raise translate(acknowledged.error, subject)
-        self._wake(acknowledged.stream)
+            refused = translate(acknowledged.error, subject)
+            if isinstance(refused, Conflict):
+                await self._on_disk(acknowledged.stream)  # what is there already must be there tomorrow, too
+            raise refused
+        await self._on_disk(acknowledged.stream)
+        self._wakes.stored(acknowledged.stream)
         return acknowledged.seq
 
     async def read(
@@ -154,6 +158,8 @@ class NatsFabric:
             more = await self._converse(f"$JS.API.DIRECT.GET.{stream}", ask, on_reply, done, timeout_s=10.0)
         except NotFound as error:
             raise await self._really_missing(error, stream) from error
+        if found:
+            await self._on_disk(stream)
         return found, more
 
     async def last(self, stream: str, subject: str) -> Stored | None:
@@ -163,10 +169,14 @@ class NatsFabric:
             return None
         if status:
             raise Unavailable(f"reading {subject} of {stream}: {status}")
+        await self._on_disk(stream)
         return stored_of(answer.headers, answer.data)
 
     async def purge(self, stream: str, subject: str) -> int:
-        return (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
+        purged = (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
+        if purged:
+            await self._on_disk(stream)
+        return purged
 
     async def tail(
         self, stream: str, *, subject: str = ">", after_seq: int = 0, lag_s: float = 0.0
@@ -270,6 +280,7 @@ class NatsFabric:
                 await self._api(f"STREAM.UPDATE.{spec.name}", config)
             for lane, subject in spec.lanes.items():
                 await self.ensure_lane(spec.name, lane, subject, ack_wait_s=spec.ack_wait_s)
+            await self._all_on_disk(spec.name)
 
     async def ensure_lane(
         self, stream: str, lane: str, subject: str, *, ack_wait_s: float = 30.0, inactive_s: float = 0.0
@@ -295,6 +306,7 @@ class NatsFabric:
     async def delete_stream(self, stream: str) -> None:
         with contextlib.suppress(NotFound):
             await self._api(f"STREAM.DELETE.{stream}")
+            await self._all_on_disk(stream)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self.connection.on_reconnect(callback)
@@ -308,11 +320,21 @@ class NatsFabric:
     async def close(self) -> None:
         if self._putting_back:
             await asyncio.wait(self._putting_back, timeout=2.0)
-        for stream in list(self._wakes_due):
-            self.publish(wake(stream))
+        self._wakes.close()
+        self._groups.close()
         await self.connection.close()
 
     # --- inside
+
+    async def _on_disk(self, stream: str) -> None:
+        """Return when what `stream` said by now is on disk: that it took something, or what it has."""
+        if self.connection.server_name == GROUP_COMMIT:
+            await self._groups.on_disk(stream)
+
+    async def _all_on_disk(self, stream: str) -> None:
+        """The same, with how the stream and its lanes are configured."""
+        if self.connection.server_name == GROUP_COMMIT:
+            await self._groups.ask(stream, ALL)
 
     async def _api(self, call: str, body: Mapping[str, Any] | None = None) -> ApiReply:
         data = msgspec.json.encode(body) if body is not None else b""
@@ -354,22 +376,6 @@ class NatsFabric:
         except PaddockError as broken:
             return Unavailable(broken.message)
         return error if "lane" in error.message else Unavailable(f"{stream} does not answer now")
-
-    def _wake(self, stream: str) -> None:
-        """At once if the last one was a while ago, else a little later, once."""
-        now = self._loop.time()
-        last = self._woken.get(stream, 0.0)
-        if now - last >= WAKE_EVERY_S:
-            self._woken[stream] = now
-            self.publish(wake(stream))
-        elif stream not in self._wakes_due:
-            self._wakes_due.add(stream)
-            self._loop.call_at(last + WAKE_EVERY_S, self._wake_now, stream)
-
-    def _wake_now(self, stream: str) -> None:
-        self._wakes_due.discard(stream)
-        self._woken[stream] = self._loop.time()
-        self.publish(wake(stream))
 
     def _late(self, subject: str, reply: str, status: str, headers: Mapping[str, str], data: bytes) -> None:
         if reply.startswith("$JS.ACK."):

@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         """Core messages that were dropped, not sent."""
         self.reconnects = 0
         self.max_payload = 1_048_576
-        self.server_version = ""
+        self.server_version = self.server_name = ""
         self.last_error = ""
 
     @classmethod
@@ -316,7 +316,8 @@ class Connection(asyncio.Protocol):
             self._on_pong()
         elif verb == b"INFO":
             info = msgspec.json.decode(rest, type=Info)
-            self._nonce, self.server_version, self.max_payload = info.nonce.encode(), info.version, info.max_payload
+            self._nonce, self.max_payload = info.nonce.encode(), info.max_payload
+            self.server_version, self.server_name = info.version, info.server_name
             if self._hello is not None and not self._hello.done():
                 self._hello.set_result(None)
         elif verb == b"-ERR":

@@ -11,7 +11,15 @@ _NODE, _FLEET, _NAME, _WORK = "{{tag(node)}}", "{{tag(fleet)}}", "{{tag(name)}}"
 _OWN = [(f"{{{{tag(own{i})}}}}", lane) for i, lane in enumerate(subjects.LANES)]
 """(consumer, lane) of the lanes for one agent alone."""
 
-_ASKS_OTHERS = ["work.>", "later.>", "wake.>", "topic.>", "ask.>", f"$JS.API.DIRECT.GET.{subjects.RESULTS}.result.*.*"]
+_ASKS_OTHERS = [
+    "work.>",
+    "later.>",
+    "wake.>",
+    "sync.*",
+    "topic.>",
+    "ask.>",
+    f"$JS.API.DIRECT.GET.{subjects.RESULTS}.result.*.*",
+]
 """To submit, publish and ask, and to look for a result by its id."""
 
 _NODE_PUB = [
@@ -20,6 +28,7 @@ _NODE_PUB = [
     f"note.vitals.{_NODE}",
     "event.>",
     "wake.>",
+    "sync.*",
     "_INBOX.>",
     "$JS.ACK.>",
     "work.>",

@@ -84,6 +84,20 @@ def event(kind: str, about: str) -> str:
     return f"event.{kind}.{about.replace('/', '.')}"
 
 
+GROUP_COMMIT = "paddock-group-commit"
+"""What a broker calls itself (`server_name` of INFO) whose acknowledgement means written; whether it is on disk is
+asked at `sync`."""
+
+
+def sync(stream: str) -> str:
+    """Requests to the syncer; an empty answer means that all which `stream` acknowledged before is on disk."""
+    return f"sync.{stream}"
+
+
+UNSYNCED = "unsynced"
+"""Requests to the syncer: which streams could not be put on disk, in words; empty when none."""
+
+
 def wake(stream: str) -> str:
     """Published after something was stored in `stream`, so that who tails it reads on."""
     return f"wake.{stream}"

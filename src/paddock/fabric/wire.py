@@ -20,6 +20,7 @@ class Info(msgspec.Struct):
 
     nonce: str = ""
     version: str = ""
+    server_name: str = ""
     max_payload: int = 1_048_576
     tls_required: bool = False
 

@@ -67,6 +67,10 @@ class TimedOut(Unavailable):
     code, status = "timed-out", 504
 
 
+class Unsynced(Unavailable):
+    """Written, but nobody says whether it is on disk."""
+
+
 class NoResponders(Unavailable):
     """Nobody listens on that subject."""
 

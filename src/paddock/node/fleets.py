@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 
@@ -28,6 +29,8 @@ from paddock.node.supervisor import Supervised
 log = structlog.get_logger(__name__)
 
 SHARE = 0.25
+RETURN_S = 1.5
+"""Agents knock at a new node's door within a second."""
 SETTLE_S = 2.0
 """So long the first quarter is watched, or for its `stable_s` if that is less: what dies soon after it was ready."""
 DEATHS_MAX = 200
@@ -51,6 +54,10 @@ class FleetHere:
         self.settling = False
         self.deaths: deque[Death] = deque(maxlen=DEATHS_MAX)
         """Of agents that held tasks."""
+        self.unheard: set[str] = set()
+        """Agents from before this node that have not said yet what they hold."""
+        self.asked: list[tuple[Incarnation, str]] = []
+        """Who asks for the holder of a task, and waits for what those have to say."""
 
     @property
     def spec(self) -> FleetSpec:
@@ -79,6 +86,9 @@ class Fleets:
                 self._host.ports.remember(agent.id, agent.row.ports)
                 agent.wanted = name in placement.names
                 self._add(here, agent)
+                if agent.row.handle is not None and agent.row.handle.runtime == "python":
+                    here.unheard.add(name)
+            self._host.deadlines.set(("unheard", fleet), RETURN_S, partial(self._heard_all, here))
             self._forget_if_empty(here)
         for agent_id in list(table.gone):
             if agent_id in self.agents:
@@ -156,6 +166,34 @@ class Fleets:
         """The fleet's agents here, by their ids; None: there are none."""
         here = self.fleets.get(fleet)
         return {agent.id: agent for agent in here.agents.values()} if here is not None else None
+
+    def asked(self, agent: Incarnation, task: str) -> None:
+        """Tell this agent who holds a task. The last notes of an agent to a node that was killed are lost, so it is not
+        said that nobody does before all who may have come back."""
+        here = self.fleets.get(agent.running.name)
+        if here is not None and here.unheard - {agent.name} and not self.holder(agent, task)[0]:
+            here.asked.append((agent, task))
+        else:
+            self._tell_holder(agent, task)
+
+    def _tell_holder(self, agent: Incarnation, task: str) -> None:
+        if agent.link is not None:
+            by, deaths = self.holder(agent, task)
+            agent.link.send(op="holder", task=task, by=by, deaths=deaths)
+
+    def heard(self, agent: Incarnation) -> None:
+        """It has said what it holds."""
+        here = self.fleets.get(agent.running.name)
+        if here is not None and agent.name in here.unheard:
+            here.unheard.discard(agent.name)
+            if not here.unheard:
+                self._heard_all(here)
+
+    def _heard_all(self, here: FleetHere, late_s: float = 0.0) -> None:
+        here.unheard.clear()
+        asked, here.asked = here.asked, []
+        for agent, task in asked:
+            self._tell_holder(agent, task)
 
     def holder(self, agent: Incarnation, task: str) -> tuple[str, int]:
         """The agent of the same fleet that holds this task and was handed it before `agent` (empty: none), and how many

@@ -17,7 +17,7 @@ does not speak to its node) is given nothing back here.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from paddock.fabric import subjects
 from paddock.fabric.standing import delivery_of
@@ -34,6 +34,9 @@ BURIAL_S = 2.0
 """How long after a death hand-outs to it are still waited for."""
 SURE = 0.5
 """Share of the ack time-out after which a hand-out that was never noted may be somebody else's already."""
+ON_ITS_WAY_S = 0.25
+"""A hand-out that was seen here may reach its agent so much later than the agent's hello left it. If the agent had been
+done with it instead, it is out of the queue, and cannot be put back."""
 LAST_GASP_S = 0.5
 """A line that broke no longer than this before the death was broken by it."""
 
@@ -59,13 +62,18 @@ class Handouts:
         self._waits: dict[str, Subscription] = {}
         self._subscription = host.fabric.subscribe(subjects.agent_pulls(inbox), self._seen)
 
-    def greeted(self) -> None:
-        """It told of all that it holds; what it was handed before and did not name is over. Its waits follow."""
+    def greeted(self, has: Collection[str] = ()) -> None:
+        """It told of all that it holds; what it was handed before and did not name is over, unless that was so lately
+        that it may not have had it yet when it spoke. `has`: ack subjects of what it has in hand but does not hold
+        yet. Its waits follow."""
         for subscription in self._waits.values():
             subscription.close()
         self._waits.clear()
-        self._open.clear()
-        self._open_bytes = 0
+        lately = self._host.clock.monotonic() - ON_ITS_WAY_S
+        self._open = OrderedDict(
+            (ack, (message, at, "")) for ack, (message, at, _) in self._open.items() if ack in has or at > lately
+        )
+        self._open_bytes = sum(len(message.data) for message, _, _ in self._open.values())
         self._told, self._broke_at = True, None
 
     def hung_up(self) -> None:

@@ -71,9 +71,10 @@ class Host:
     leftovers: Leftovers
     starts: asyncio.Semaphore
     dice: Callable[[], float]
-    holder: Callable[[Incarnation, str], tuple[str, int]]
-    """(who asks, task) → another agent of its fleet that has held this task for longer, or nothing; and how many
-    agents of the fleet died while they held it."""
+    asked: Callable[[Incarnation, str], None]
+    """(who asks, task): tell it which other agent of its fleet has held this task for longer."""
+    heard: Callable[[Incarnation], None]
+    """An agent has said hello, and what it holds."""
     blamed: Callable[[FleetSpec, Death], frozenset[str]]
     """Notes a death in a fleet; the tasks that are to blame for deaths there."""
     changed: Callable[[Supervised], None]

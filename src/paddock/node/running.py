@@ -20,7 +20,7 @@ from paddock.node.handouts import Handouts
 from paddock.node.host import Host
 from paddock.node.journal import Dropped, Held, Hold, Row
 from paddock.node.launching import Paths
-from paddock.node.socket import Link
+from paddock.node.socket import Line, Link
 from paddock.node.vitals import Meter
 from paddock.ports.runtime import Live, Usage
 
@@ -108,26 +108,28 @@ class Incarnation:
 
     # --- what the agent says (`socket.Listener`)
 
-    def attach(
-        self, link: Link, holds: dict[str, str], ready: bool, *, rests: bool = False, less: bool = False
-    ) -> None:
-        """Its hello was accepted. `rests`: it takes no more work; `less`: it was told to degrade."""
+    def attach(self, link: Link, hello: Line) -> None:
+        """Its hello was accepted."""
         old, self.link = self.link, link
         if old is not None:
             old.close()
-        for task in [task for task in self.holds if task not in holds]:
+        told = {held.task for held in hello.holds}
+        for task in [task for task in self.holds if task not in told]:
             self.said_drop(task)
-        for task, ack in holds.items():
-            self.said_hold(task, ack)
+        for held in hello.holds:
+            self.said_hold(held.task, held.ack, max(0.0, held.for_s))
         if self.handouts is not None:
-            self.handouts.greeted()
+            self.handouts.greeted(set(hello.has))
+            for inbox in hello.waits:
+                self.handouts.waits(inbox)
         self._spoke = True
         self._heard()
+        self.host.heard(self)
         self._watch_beats()
-        if ready:
+        if hello.ready:
             self.said_ready()
-        self._trouble("rest", RESTS if rests else "")
-        self._trouble("degrade", DEGRADED if less else "")
+        self._trouble("rest", RESTS if hello.rests else "")
+        self._trouble("degrade", DEGRADED if hello.degraded else "")
         if self._order:
             link.send(op="drain")
         self._wake.set()
@@ -142,11 +144,11 @@ class Incarnation:
             self.done, self.failed, self.log_lost = done, failed, lost
             self.host.publisher.counted(self)
 
-    def said_hold(self, task: str, ack: str) -> None:
+    def said_hold(self, task: str, ack: str, for_s: float = 0.0) -> None:
         self._heard()
         hold = self.holds.get(task)
         if hold is None or hold.ack != ack:
-            hold = self.holds[task] = Hold(ack, self.host.clock.now())
+            hold = self.holds[task] = Hold(ack, self.host.clock.now() - for_s)
             self.host.journal.note(Held(self.id, task, hold))
             if self.handouts is not None:
                 self.handouts.noted(ack)
@@ -158,9 +160,7 @@ class Incarnation:
 
     def asked_holder(self, task: str) -> None:
         """It was handed a task that another agent may be at already."""
-        if self.link is not None:
-            by, deaths = self.host.holder(self, task)
-            self.link.send(op="holder", task=task, by=by, deaths=deaths)
+        self.host.asked(self, task)
 
     def said_wait(self, inbox: str) -> None:
         if self.handouts is not None:

@@ -159,7 +159,8 @@ class NodeService:
             leftovers=leftovers,
             starts=asyncio.Semaphore(config.starts_max),
             dice=self._dice,
-            holder=lambda agent, task: self.fleets.holder(agent, task),
+            asked=lambda agent, task: self.fleets.asked(agent, task),
+            heard=lambda agent: self.fleets.heard(agent),
             blamed=lambda spec, death: self.fleets.blamed(spec, death),
             changed=lambda agent: self.fleets.changed(agent),
             left=self._left,
@@ -214,10 +215,7 @@ class NodeService:
             return "the token does not prove this incarnation"
         agent = self.fleets.agents.get(line.agent)
         if agent is not None and agent.row.epoch == line.epoch and (agent.row.handle or agent.row.intent):
-            holds = {hold.task: hold.ack for hold in line.holds}
-            agent.attach(link, holds, line.ready, rests=line.rests, less=line.degraded)
-            for inbox in line.waits:
-                agent.said_wait(inbox)
+            agent.attach(link, line)
             return agent
         row = self._host.journal.table.rows.get(line.agent)
         if agent is None and row is not None and row.epoch == line.epoch:

@@ -7,6 +7,7 @@ connected ──hello accepted──> attached to its agent ──broken──> 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import os
@@ -38,10 +39,12 @@ PATH_BYTES_MAX = 100
 class HeldTask(msgspec.Struct, frozen=True):
     task: str
     ack: str
+    for_s: float = 0.0
+    """How long it has held it."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """Any line of an agent; which fields count depends on `op`."""
+    """Any line of an agent; which fields count depends on `op` (docs/protocol.md)."""
 
     op: str
     agent: str = ""
@@ -58,6 +61,7 @@ class Line(msgspec.Struct, frozen=True):
     inbox: str = ""
     waits: list[str] = []
     has: list[str] = []
+    """Ack subjects of what it has in hand but does not hold yet."""
     rests: bool = False
     degraded: bool = False
 
@@ -110,6 +114,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._listener: Listener | None = None
+        self._ended = asyncio.Event()
+        self._fd = -1
         self.pid = 0
 
     def send(self, **line: object) -> None:
@@ -117,10 +123,28 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if transport.get_write_buffer_size() > LINE_BYTES_MAX:
+        waiting = transport.get_write_buffer_size()
+        if waiting > LINE_BYTES_MAX:
             self.close()
-        else:
-            transport.write(msgspec.json.encode(line) + b"\n")
+            return
+        data = msgspec.json.encode(line) + b"\n"
+        if not waiting:
+            # Past the transport: it would close the line on an error, and not read what a dead agent said last.
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return
+        if data:
+            transport.write(data)
+
+    async def last_words(self, limit_s: float) -> None:
+        """Take what was said before the other end closed; for one that has ended, so that all of it is here already.
+        (A child of it may keep the line open: then `limit_s`.)"""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._ended.wait()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -133,6 +157,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
+        self._fd = sock.fileno()
         self.pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         self._server.joined(self)
 
@@ -150,6 +175,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._ended.set()
         self._server.left(self)
         if self._listener is not None:
             self._listener.hung_up(self)

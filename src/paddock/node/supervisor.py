@@ -33,6 +33,7 @@ from paddock.node.journal import MENDS, Row, RowGone, RowSet
 from paddock.node.vitals import Meter
 from paddock.ports.runtime import Handle, Live, Renewing
 
+LAST_WORDS_S = 0.2
 NEWER = "already a newer incarnation"
 HEALTH = {AgentState.READY: 100, AgentState.STARTING: 50, AgentState.DRAINING: 50, AgentState.DEGRADED: 50}
 
@@ -277,6 +278,8 @@ class Supervised(Aftermath):
             for what in ("start", "beat", "kill", "go", "stable"):
                 host.deadlines.drop((self.id, what))
             host.prober.forget(self)
+        if self.link is not None:
+            await self.link.last_words(LAST_WORDS_S)  # else what it began on last would seem never to have begun
         self._ended(exit)
 
     # --- its end

@@ -162,7 +162,8 @@ class Fabric(Protocol):
 
     async def pull(self, stream: str, lane: str, *, batch: int = 1, wait_s: float = 0.0) -> Sequence[Delivery]:
         """Up to `batch` messages of a lane; with `wait_s` 0 answers at once, else waits for the first. Cancelling the
-        call gives up the wait; what arrives nevertheless is put back."""
+        call gives up the wait; what arrives nevertheless is put back. (A hand-out in the very moment of the
+        cancelling, which nobody got, may be counted as one.)"""
         ...
 
     def stand(

@@ -1,4 +1,4 @@
-"""A real nats-server for a test, with connections by role."""
+"""A real nats-server for a test, with its syncer and connections by role."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from paddock.fabric import embedded, subjects
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities
+from paddock.fabric.syncer import Syncer
 from paddock.model.errors import Unavailable
 
 
@@ -17,19 +18,34 @@ class RealBroker:
         self.folder = folder
         self.server: embedded.EmbeddedServer | None = None
         self.connections: list[NatsFabric] = []
+        self._syncer: tuple[Syncer, NatsFabric] | None = None
 
     @property
     def identities(self) -> Identities:
         return Identities.open(self.folder / "keys")
 
-    async def start(self) -> None:
-        self.server = await embedded.start(self.folder)
+    async def start(self, *, durability: str = "always") -> None:
+        self.server = await embedded.start(self.folder, durability=durability)
+        if self._syncer is None:  # it goes on when the broker is started anew
+            await self.start_syncer()
 
     async def stop(self) -> None:
         if self.server is not None:
             await self.server.stop()
 
+    async def start_syncer(self) -> None:
+        fabric = await self.connect()
+        self.connections.remove(fabric)
+        self._syncer = Syncer(fabric, embedded.streams_folder(self.folder, self.identities)), fabric
+
+    async def stop_syncer(self) -> None:
+        if self._syncer is not None:
+            (syncer, fabric), self._syncer = self._syncer, None
+            syncer.close()
+            await fabric.close()
+
     async def close(self) -> None:
+        await self.stop_syncer()
         for connection in self.connections:
             await connection.close()
         await self.stop()

