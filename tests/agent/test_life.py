@@ -99,10 +99,10 @@ async def test_no_task_begins_while_a_hello_is_on_its_way(world: World, monkeypa
         put = await world.put("quick", submitted_at=4e9)  # surely not handed out to anybody before
         worker = runner._worker
         assert worker is not None
-        await until(lambda: worker.unnoted, "it has the task in hand")
+        await until(lambda: worker._held, "it has the task in hand")
         for _ in range(100):
             await asyncio.sleep(0)
-        assert len(worker.unnoted) == 1
+        assert [held.call for held in worker._held.values()] == [None]
         line, _ = door.accept()
     reader, writer = await asyncio.open_unix_connection(sock=line, limit=2**21)
     hello = json.loads(await reader.readline())

@@ -55,6 +55,7 @@ class Caller:
     ) -> None:
         self.methods = methods
         self._agent, self._threads, self._owner, self._stuck = agent, threads, owner, stuck
+        self._loop = asyncio.get_running_loop()
 
     def prepare(self, name: str, args: Mapping[str, Any]) -> tuple[TaskMethod, dict[str, Any]]:
         """The method and its checked arguments; TaskError when there is no such method or the arguments are bad."""
@@ -84,9 +85,9 @@ class Caller:
         call.work = work
         work.add_done_callback(call.end_wait)
         timeout_s = call.timeout_s or method.mark.timeout_s
-        timer = asyncio.get_running_loop().call_later(timeout_s, call.end_wait) if timeout_s else None
+        timer = self._loop.call_later(timeout_s, call.end_wait) if timeout_s else None
         try:
-            await call.waited
+            await call.wait(self._loop)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -142,16 +143,24 @@ class Call:
         self.running = Running(task_id)
         self.cancelled = False
         self.work: asyncio.Task[Outcome] | None = None
-        self.waited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the code has ended, its time is over, or the call was cancelled."""
+        self._over = False
+        """The code has ended, its time is over, or the call was cancelled."""
+        self._waited: asyncio.Future[None] | None = None
 
     def cancel(self) -> None:
         self.cancelled = self.running.cancelled = True
         self.end_wait()
 
     def end_wait(self, work: asyncio.Task[Outcome] | None = None) -> None:
-        if not self.waited.done():
-            self.waited.set_result(None)
+        self._over = True
+        if self._waited is not None and not self._waited.done():
+            self._waited.set_result(None)
+
+    async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Until it is over, at once if it is."""
+        if not self._over:
+            self._waited = loop.create_future()
+            await self._waited
 
 
 def _returned(value: Any) -> Outcome:

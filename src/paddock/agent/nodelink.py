@@ -71,6 +71,7 @@ class NodeLink:
         self._greeted = asyncio.Event()
         """Not set while a hello is on its way: what is noted then is told after it."""
         self._greeted.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
         self._unsent: list[bytes] = []
         self._refused = False
@@ -81,7 +82,7 @@ class NodeLink:
         self.counters: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def hold(self, task_id: str, ack: str) -> None:
-        """In the kernel after the next `flush`, if there is a line."""
+        """The node knows of it once `told` has returned, or it knows nothing of this agent."""
         self._holds[task_id] = ack
         self._since[task_id] = self._clock.monotonic()
         self._send({"op": "hold", "task": task_id, "ack": ack})
@@ -90,12 +91,14 @@ class NodeLink:
     def greeting(self) -> bool:
         return not self._greeted.is_set()
 
-    async def greeted(self) -> None:
-        """Wait until the hello that is on its way is out, unless the node does not read it. What is held and flushed
-        after this is surely known to the node, or the node knows nothing of this agent."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_S_MAX):
-                await self._greeted.wait()
+    async def told(self) -> None:
+        """Return when what was said before has gone to the kernel, with all that is said in this turn of the loop; and
+        not while a hello is on its way, unless the node does not read it."""
+        await self._clock.sleep(0.0)
+        if self.greeting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_S_MAX):
+                    await self._greeted.wait()
 
     def drop(self, task_id: str) -> None:
         if self._holds.pop(task_id, None) is not None:
@@ -157,7 +160,7 @@ class NodeLink:
                 await self._clock.sleep(self._clock.dice())
 
     async def _connect_and_read(self, orders: Orders) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.setblocking(False)
             await loop.sock_connect(line, self._path)
@@ -246,10 +249,10 @@ class NodeLink:
 
     def _send(self, value: dict[str, Any]) -> None:
         """With what else is said in this turn of the loop, or at the next `flush`."""
-        if self._socket is None:
+        if self._socket is None or self._loop is None:
             return
         if not self._unsent:
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._loop.call_soon(self.flush)
         self._unsent.append(msgspec.json.encode(value))
 
     def flush(self) -> None:

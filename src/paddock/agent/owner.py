@@ -15,11 +15,14 @@ class Owner:
     def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, name: str, work: Coroutine[Any, Any, T], *, told: bool = True) -> asyncio.Task[T]:
         """Run `work`; an exception that it lets out is told to the owner's `failed`, unless who started it awaits it
         and handles that itself (`told=False`)."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # a system call with Python 3.11
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended if told else self._tasks.discard)
         return task

@@ -80,6 +80,7 @@ class Worker:
         self._busy = 0
         self.done = self.failed = 0
         self._connected_at, self._connected = context.clock.now(), context.clock.monotonic()
+        self._loop = asyncio.get_running_loop()
         context.fabric.on_reconnect(self._reconnected)
         link.in_hand = lambda: self.unnoted
         self.changed: Callable[[], None] = lambda: None
@@ -136,11 +137,9 @@ class Worker:
             await self._first_here(held)
             await self._first_on_node(held)
             await self._nothing_beside(held)
-            if self.link.greeting:
-                await self.link.greeted()
             self.link.hold(held.task.id, held.delivery.ack)
-            self.link.flush()
             held.noted = True
+            await self.link.told()
             try:
                 await self._work(held)
             except Exception as error:  # our own bug; the task must not be lost with it
@@ -245,7 +244,7 @@ class Worker:
         held.call = Call(held.task.method, held.task.args, task_id=held.task.id, timeout_s=held.task.timeout_s)
         if held.cancelled or held.put_back:  # asked for while the fabric was looked into
             return Outcome(cancelled=True)
-        note = asyncio.get_running_loop().call_later(RUNNING_NOTE_S, self._note_running, held, attempts)
+        note = self._loop.call_later(RUNNING_NOTE_S, self._note_running, held, attempts)
         try:
             return await self._caller.call(held.call)
         finally:
