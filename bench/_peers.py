@@ -188,7 +188,7 @@ def redis() -> Iterator[str]:
     """URL of a Redis as it comes, but in a folder and on a port of its own."""
     program, port = redis_server(), free_port()
     with tempfile.TemporaryDirectory(prefix="paddock-bench-redis-") as folder:
-        command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder]
+        command: list[str | Path] = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder]
         with process(command, cwd=Path(folder)) as held:
             give_up = time.monotonic() + 10
             while not _answers(port):

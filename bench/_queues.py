@@ -97,7 +97,7 @@ class Site:
         self._bin = environment(queue.lock)
         self._env = {"PEER_REDIS": url, "PYTHONPATH": str(LOCKS), "PYTHONDONTWRITEBYTECODE": "1", **queue.env}
         program, *words = queue.command
-        self._command = [self._bin / program, *(word.format(redis=url) for word in words)]
+        self._command: list[str | Path] = [self._bin / program, *(word.format(redis=url) for word in words)]
         self._stack = contextlib.ExitStack()
         self._workers: list[subprocess.Popen[bytes]] = []
 

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ from paddock.fabric import subjects
 from paddock.fabric.client import connect
 from paddock.fabric.identity import Identities
 from paddock.model.agent import AgentState, AgentStatus
+from paddock.ports.fabric import Fabric
 from paddock.testing.installation import Installation
 from paddock.testing.wait import until
 
@@ -31,6 +32,9 @@ AGENTS = int(os.environ.get("BENCH_AGENTS", "5000"))
 TASKS_PER_S = int(os.environ.get("BENCH_TASKS_PER_S", "500"))
 CALLS = int(os.environ.get("BENCH_CALLS", "1000"))
 BURST_S = 0.01
+
+Ask = Callable[[str], bytes]
+"""From a path to the body of its answer."""
 
 
 def main() -> None:
@@ -56,22 +60,22 @@ def main() -> None:
                     row(f"API, {name}, {rate:,.0f} tasks/s meanwhile", taken)
 
 
-def done(ask: object) -> int:
+def done(ask: Ask) -> int:
     """Tasks that have ended so far, as the server counts them."""
-    states = msgspec.json.decode(ask("/status"))["tasks"].get("noop", {})  # type: ignore[operator]  # see `caller`
+    states = msgspec.json.decode(ask("/status"))["tasks"].get("noop", {})
     return int(states.get("done", 0))
 
 
-def timed(ask: object, path: str) -> float:
+def timed(ask: Ask, path: str) -> float:
     before = time.perf_counter()
-    ask(path)  # type: ignore[operator]  # see `caller`
+    ask(path)
     taken = time.perf_counter() - before
     time.sleep(0.005)  # people and probes ask one at a time, not as fast as they can
     return taken
 
 
 @contextlib.contextmanager
-def caller(installation: Installation) -> Iterator[object]:
+def caller(installation: Installation) -> Iterator[Ask]:
     """A function from a path to the body of its answer, over one connection: no client library's time is measured."""
     where = urlsplit(installation.running("server")["url"])
     headers = {"Authorization": f"Bearer {(installation.data / 'token').read_text().strip()}"}
@@ -100,7 +104,7 @@ async def tell(installation: Installation) -> None:
         await fabric.close()
 
 
-async def tell_one(fabric: object, name: str) -> None:
+async def tell_one(fabric: Fabric, name: str) -> None:
     status = AgentStatus(
         id=f"told/{name}",
         fleet="told",
@@ -113,7 +117,7 @@ async def tell_one(fabric: object, name: str) -> None:
         template="0123456789ab",
     )
     subject = f"$KV.now.{subjects.now_agent('bench', 'told', name)}"
-    await fabric.store(subject, msgspec.json.encode(status))  # type: ignore[attr-defined]  # a Fabric
+    await fabric.store(subject, msgspec.json.encode(status))
 
 
 @contextlib.contextmanager

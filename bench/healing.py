@@ -185,7 +185,7 @@ class Ward:
 
     async def incidents(self, agent: str, since: float) -> list[dict[str, Any]]:
         await asyncio.sleep(LOOK_S)
-        params = {"about": agent, "since": since - 0.001}
+        params: dict[str, str | float] = {"about": agent, "since": since - 0.001}
         items = (await self._http.get("/api/v1/incidents", params=params)).json()["items"]
         return [one | {"state": one.get("state", "open")} for one in items if one["about"] == agent]
 

@@ -11,8 +11,8 @@ import time
 from _bench import row
 
 from paddock.decide.forecast import came_down_from, forecast
-from paddock.decide.health import Facts, score
-from paddock.decide.signs import Sign, signs
+from paddock.decide.health import Facts, Sign, score
+from paddock.decide.signs import signs
 from paddock.model.fleet import FleetSpec, Limits
 from paddock.model.health import ProbeFact, Score, Series, Vitals
 from paddock.model.policy import Policy

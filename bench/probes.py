@@ -23,6 +23,7 @@ from paddock.model.health import Probe, ProbeFact, Vitals
 from paddock.node.deadlines import Deadlines
 from paddock.node.journal import Row
 from paddock.node.launching import Paths
+from paddock.node.leftovers import Leftovers
 from paddock.node.probes import Prober
 from paddock.node.vitals import BATCH_MAX, Meter, VitalsTeller
 from paddock.ports.runtime import Handle, Usage
@@ -73,7 +74,7 @@ class OneAgent:
         self.running = FleetSpec(name="bots", runtime="exec")
         self.row = Row(ports={"port": port})
         self.paths = Paths("", "", "")
-        self.ready_at = 0.0
+        self.ready_at: float | None = 0.0
         self.probes: dict[str, ProbeFact] = {}
         self.said = 0
         self.meter = Meter(live, HostClock())
@@ -105,7 +106,8 @@ async def one_round(agents: list[OneAgent], probe: Probe) -> float:
     """All agents are probed once or more in ROUND_S; processor time for each probe."""
     deadlines = Deadlines(HostClock())
     owner = Owner(lambda name, error: print(name, repr(error)))
-    prober = Prober(deadlines, owner, HostClock(), HostClock().dice)
+    leftovers = Leftovers(owner, HostClock(), subreaper=False)
+    prober = Prober(deadlines, owner, HostClock(), HostClock().dice, leftovers)
     for agent in agents:
         prober.watch(agent, [probe])
 
