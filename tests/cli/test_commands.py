@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from paddock.cli import ready
 from paddock.cli.main import app, hoist
 from paddock.cli.show import duration
+from paddock.fabric import embedded
 from paddock.node.running import DEGRADED, RESTS
 
 from .canned import Call, Paddock
@@ -366,6 +367,18 @@ def test_doctor_says_what_to_do_and_fails_when_something_is_bad(tmp_path: Path) 
     well = CliRunner().invoke(app, ["doctor", "--port", "0", "--data", str(tmp_path / "new"), "-o", "json"])
     verdicts = {check["name"]: check["verdict"] for check in json.loads(well.stdout)}
     assert verdicts["data directory"] == verdicts["nats-server"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("ext4", "ok +syncs +many tasks share one"), ("xfs", "warning syncs +each")]
+)
+def test_doctor_tells_what_a_sync_costs_there(
+    tmp_path: Path, kind: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "file_system", lambda folder: (kind, ["rw"]))
+    told = CliRunner().invoke(app, ["doctor", "--port", "0", "--data", str(tmp_path / "new")])
+    assert told.exit_code == 0
+    assert re.search(expected, told.stdout)
 
 
 def test_the_schema_is_json() -> None:

@@ -47,6 +47,7 @@ def examine(data: Path | None, *, port: int) -> list[Check]:
         ("open files", _open_files),
         ("processes", _processes),
         ("disk", lambda: _disk(locate(data))),
+        ("syncs", lambda: _syncs(locate(data))),
         ("data directory", lambda: _data(data)),
         ("clock", _clock),
     ]
@@ -147,6 +148,21 @@ def _disk(folder: Path) -> Check:
         verdict="bad" if free < DISK_BYTES_MIN else "warning",
         text=text,
         todo=f"have at least {DISK_BYTES_WISHED / 1e9:.0f} GB, or name another folder with --data",
+    )
+
+
+def _syncs(folder: Path) -> Check:
+    """What `--durability always` costs there (docs/operation.md, "Durability")."""
+    from paddock.fabric import embedded
+
+    kind, _ = embedded.file_system(folder)
+    if embedded.orders_renames(folder):
+        return Check(name="syncs", verdict="ok", text=f"many tasks share one ({kind})")
+    return Check(
+        name="syncs",
+        verdict="warning",
+        text=f"each task takes its own: {kind} does not promise, as it is mounted, to keep the order of renames",
+        todo="for about four times the tasks a second name a folder on ext4, btrfs or zfs with --data",
     )
 
 

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -173,13 +174,19 @@ def orders_renames(folder: Path) -> bool:
     """Whether a file that is renamed over another one has its data on disk before its name. The broker leaves it to
     that, when it does not sync by itself, that a file which it wrote anew is never found empty after a power cut.
     (ext4(5), "auto_da_alloc"; btrfs(5), "flushoncommit"; a tmpfs outlives no power cut anyway.)"""
-    mounts = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, text, *_ = line.split(" ")
-        if folder.resolve().is_relative_to(place := re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), place)):
-            mounts.append((len(Path(place).parts), kind, text.split(",")))
-    _, kind, options = max(enumerate(mounts), key=lambda mount: (mount[1][0], mount[0]))[1]
+    kind, options = file_system(folder)
     return kind in RENAMES_ORDERED and not RENAMES_SPOILT.intersection(options)
+
+
+def file_system(folder: Path) -> tuple[str, Sequence[str]]:
+    """Of what kind it is, and the options of its mount. `folder` need not be there yet."""
+    folder, found = folder.resolve(), []
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, options, *_ = line.split(" ")
+        if folder.is_relative_to(place := re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place)):
+            found.append((len(Path(place).parts), kind, options.split(",")))
+    _, kind, texts = max(enumerate(found), key=lambda mount: (mount[1][0], mount[0]))[1]
+    return kind, texts
 
 
 def _disk_budget(folder: Path) -> int:
