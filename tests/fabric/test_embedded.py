@@ -4,14 +4,17 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paddock.fabric import embedded, subjects
+from paddock.fabric import client, embedded, subjects
 from paddock.fabric.client import NatsFabric
 from paddock.fabric.identity import Identities
+from paddock.fabric.jetstream import ApiError, ApiReply, translate
 from paddock.model.errors import Conflict, DataDirError, NotFound, QueueFull, Refused, TooLarge, Unavailable
 from paddock.model.fleet import FleetSpec
+from paddock.ports.fabric import StreamSpec
 from paddock.testing.broker import RealBroker
 from paddock.testing.wait import soon
 
@@ -168,3 +171,50 @@ def test_who_syncs_stands_in_the_config(
     lines = [line.strip() for line in text.splitlines()]
     assert f"server_name: {expected[0]}" in lines
     assert f"sync_interval: {expected[1]}" in lines
+
+
+async def test_a_stream_is_made_although_the_broker_clears_up_meanwhile(tmp_path: Path) -> None:
+    """It removes the folder of an account when that has no streams: after the last one was deleted, in its own time."""
+    broker, spec = RealBroker(tmp_path / "fabric"), subjects.STREAMS[0]
+    await broker.start()
+    try:
+        server = await broker.connect()
+        for _ in range(40):
+            await server.ensure(spec)
+            assert (await server.depth(spec.name)).messages == 0
+            await server.delete_stream(spec.name)
+    finally:
+        await broker.close()
+
+
+async def test_what_stays_in_the_way_of_a_stream_is_told(broker: RealBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CREATE_S_MAX", 0.1)
+    server, asked = await broker.connect(), []
+
+    async def answer(call: str, body: object = None) -> None:
+        asked.append(call)
+        raise translate(ApiError(500, 10049, "error creating store for stream"), call)
+
+    monkeypatch.setattr(server, "_api", answer)
+    with pytest.raises(Unavailable, match="error creating store"):
+        await server.ensure(subjects.STREAMS[1])
+    assert len(asked) > 1
+
+
+async def test_a_stream_whose_folder_went_at_that_moment_is_made_again(
+    broker: RealBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, failures = await broker.connect(), ["first", "second"]
+    ask = server._api
+
+    async def answer(call: str, body: Any = None) -> ApiReply:
+        if call.startswith("STREAM.CREATE.") and failures:
+            failures.pop()
+            raise translate(ApiError(500, 10049, "error creating store for stream"), call)
+        return await ask(call, body)
+
+    monkeypatch.setattr(server, "_api", answer)
+    spec = StreamSpec(name="ANEW", subjects=["anew.>"])
+    await server.ensure(spec)
+    assert not failures
+    assert (await server.depth("ANEW")).messages == 0

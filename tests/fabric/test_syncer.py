@@ -245,6 +245,15 @@ def test_that_it_is_gone_can_be_on_disk(disk: Disk, store: Store) -> None:
     assert "S" not in disk.names[str(store.folder.parent)]
 
 
+def test_the_folders_of_the_last_stream_go_with_it(disk: Disk, tmp_path: Path) -> None:
+    store = Store(tmp_path / "account" / "streams" / "S")
+    files = StreamFiles(store.folder)
+    files.sync()
+    shutil.rmtree(tmp_path / "account")
+    files.sync(deep=True)
+    assert "account" not in disk.names[str(tmp_path)]
+
+
 def test_everything_of_a_stream_can_be_asked_for(disk: Disk, store: Store) -> None:
     lane = store.folder / "obs" / "p0"
     lane.mkdir(parents=True)

@@ -143,6 +143,8 @@ def _schemas() -> dict[str, Any]:
         schema = components.get(kind.__name__)
         if schema is None:
             continue
+        if "description" in schema:
+            schema["description"] = inspect.cleandoc(schema["description"])  # as Python 3.13 has it by itself
         for name, text in _field_texts(kind).items():
             if name in schema["properties"]:
                 schema["properties"][name] = _with_text(schema["properties"][name], text)

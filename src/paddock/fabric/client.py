@@ -18,7 +18,7 @@ import msgspec
 from paddock.fabric.connection import Connection
 from paddock.fabric.groups import ALL, Groups
 from paddock.fabric.identity import Creds
-from paddock.fabric.jetstream import ApiReply, PubAck, reply_decoder, stored_of, stream_config, translate
+from paddock.fabric.jetstream import NO_STORE_TEXT, ApiReply, PubAck, reply_decoder, stored_of, stream_config, translate
 from paddock.fabric.standing import ATTEMPTS_HEADER, Standing, delivery_of
 from paddock.fabric.subjects import GROUP_COMMIT, wake
 from paddock.fabric.subscription import Listening
@@ -41,6 +41,7 @@ THICK = 2
 THICK_LAG_S = 0.01
 """A tail that found this many at once reads on a little later: what comes thick is read together."""
 RECOVERY_S = 10.0
+CREATE_S_MAX, CREATE_RETRY_S = 1.0, 0.02
 READ_BYTES_MAX = 8 * 1024 * 1024
 READ_MESSAGES_MAX = 500
 """In one page."""
@@ -275,12 +276,25 @@ class NatsFabric:
         for spec in streams:
             config = stream_config(spec)
             try:
-                await self._api(f"STREAM.CREATE.{spec.name}", config)
+                await self._create(spec.name, config)
             except Conflict:
                 await self._api(f"STREAM.UPDATE.{spec.name}", config)
             for lane, subject in spec.lanes.items():
                 await self.ensure_lane(spec.name, lane, subject, ack_wait_s=spec.ack_wait_s)
             await self._all_on_disk(spec.name)
+
+    async def _create(self, stream: str, config: Mapping[str, Any]) -> None:
+        """The broker removes the folder of an account without streams when the first client connects, and after the
+        last stream was deleted, all in its own time: what is made in that moment fails, and is tried again."""
+        give_up = self._loop.time() + CREATE_S_MAX
+        while True:
+            try:
+                await self._api(f"STREAM.CREATE.{stream}", config)
+                return
+            except Unavailable as error:
+                if NO_STORE_TEXT not in error.message or self._loop.time() >= give_up:
+                    raise
+            await asyncio.sleep(CREATE_RETRY_S)
 
     async def ensure_lane(
         self, stream: str, lane: str, subject: str, *, ack_wait_s: float = 30.0, inactive_s: float = 0.0
@@ -369,9 +383,7 @@ class NatsFabric:
             return Unavailable(f"{error.message} yet: the fabric is coming back")
         try:
             await self._api(f"STREAM.INFO.{stream}")
-        except NotFound:
-            return error
-        except Denied:
+        except (NotFound, Denied):
             return error
         except PaddockError as broken:
             return Unavailable(broken.message)

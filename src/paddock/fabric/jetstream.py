@@ -27,6 +27,9 @@ class ApiReply(msgspec.Struct):
     config: dict[str, Any] = {}
 
 
+NO_STORE, NO_STORE_TEXT = 10049, "error creating store for stream"
+"""The broker could not make the folder of a stream; its log says why. (The code has other reasons, too.)"""
+
 reply_decoder = msgspec.json.Decoder(ApiReply)
 
 
@@ -47,6 +50,8 @@ def translate(error: ApiError, where: str) -> PaddockError:
         return NotFound(text)
     if error.err_code in (10058, 10148):
         return Conflict(text)
+    if error.err_code == NO_STORE and NO_STORE_TEXT in error.description:
+        return Unavailable(text)
     if error.code == 503 or error.err_code in (10047, 10023, 10028):
         return Unavailable(text)
     return PaddockError(text)

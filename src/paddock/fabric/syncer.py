@@ -207,7 +207,8 @@ class StreamFiles:
             with contextlib.suppress(FileNotFoundError):
                 sync_folder(Path(place))
         for folder in list(self._folder.parents)[:4]:  # streams, the account, jetstream, the store
-            sync_folder(folder)
+            with contextlib.suppress(FileNotFoundError):  # the broker removes the first two with the last stream
+                sync_folder(folder)
 
 
 def _sync_file(path: Path) -> None:
