@@ -141,6 +141,17 @@ async def test_nobody_waits_for_a_connection_that_was_closed(held: Groups, synce
             await asyncio.wait_for(one, 10)
 
 
+async def test_nor_does_who_came_in_the_very_turn_in_which_it_was_closed(held: Groups, syncer: Syncer) -> None:
+    one = waits(held)
+    await asyncio.sleep(0)
+    assert not syncer.asked, "the question has not been begun"
+    held.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await asyncio.wait_for(one, 10)
+    with pytest.raises(Unavailable, match="closed"):
+        await asyncio.wait_for(waits(held), 10)
+
+
 async def test_a_question_of_its_own_is_asked_at_once(held: Groups, syncer: Syncer) -> None:
     shared = waits(held)
     own: asyncio.Task[Any] = asyncio.ensure_future(held.ask("A", ALL))

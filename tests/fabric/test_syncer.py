@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -377,6 +378,23 @@ async def _waiting(asked: Asked, stream: str, count: int) -> bool:
     return len(asked.syncer._waiting.get(stream, [])) == count
 
 
+async def test_questions_of_one_read_are_one_sync(asked: Asked, disk: Disk) -> None:
+    store = Store(asked.folder / "S")
+    await asked.says("S")
+    store.append()
+    disk.synced.clear()
+    answers: list[bytes] = []
+    asked.asker.subscribe("answer", lambda message: answers.append(message.data))
+    for _ in range(5):
+        asked.syncer._on_question(Message(subject="sync.S", data=b"", reply="answer"))
+    await soon(lambda: _same(answers, [b""] * 5), what="all are answered")
+    assert disk.synced == ["1.blk"]
+
+
+async def _same(seen: list[bytes], wanted: list[bytes]) -> bool:
+    return seen == wanted
+
+
 async def test_streams_do_not_wait_for_each_other(asked: Asked, disk: Disk) -> None:
     Store(asked.folder / "slow")
     Store(asked.folder / "quick")
@@ -390,7 +408,11 @@ async def test_streams_do_not_wait_for_each_other(asked: Asked, disk: Disk) -> N
 
 @pytest.mark.parametrize("name", ["..", "a b", "*", "x" * 300, "é"])
 async def test_a_name_that_no_stream_has_touches_no_file(asked: Asked, disk: Disk, name: str) -> None:
+    answers: list[bytes] = []
+    asked.asker.subscribe("answer", lambda message: answers.append(message.data))
     asked.syncer._on_question(Message(subject=f"sync.{name}", data=b"", reply="answer"))
+    await asked.own.flush()
+    await soon(lambda: _same(answers, [b"there is no such stream"]), what="it is answered")
     assert not asked.syncer._files
     assert not asked.syncer._waiting
 
@@ -486,12 +508,21 @@ async def test_a_failed_sync_is_an_error_of_who_stores(broker: RealBroker, serve
 
 
 async def test_it_goes_on_over_a_new_broker(broker: RealBroker, server: NatsFabric, disk: Disk) -> None:
-    for turn in range(3):
-        await broker.stop()
+    for turn in range(4):
+        if turn % 2:
+            await broker.stop()
+        else:
+            assert broker.server is not None
+            os.kill(broker.server.pid, signal.SIGKILL)
+            await soon(lambda: _gone(broker), what="it is dead")
         await broker.start()
         await soon(lambda turn=turn: _stored(server, f"work.mill.p2.t{turn}"), what="stored")
     block = next((embedded.streams_folder(broker.folder, broker.identities) / "WORK_mill" / "msgs").glob("*.blk"))
     assert disk.bytes[block.stat().st_ino] == block.stat().st_size
+
+
+async def _gone(broker: RealBroker) -> bool:
+    return broker.server is not None and not broker.server.alive()
 
 
 async def _stored(server: NatsFabric, subject: str) -> bool:

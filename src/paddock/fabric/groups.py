@@ -24,6 +24,8 @@ RETRY_S = 0.02
 ALL = b"all"
 """As the body of a question: everything of the stream, its config and its lanes, too; and that it is gone, if it is."""
 
+CLOSED = "the connection to the fabric was closed"
+
 Ask = Callable[..., Awaitable[Message]]
 
 
@@ -36,10 +38,13 @@ class Groups:
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         """By stream: who waits for the next question."""
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     async def on_disk(self, stream: str) -> None:
         """Return when all that `stream` acknowledged or showed by now is on disk. `Unavailable` when it cannot be put
         there or the connection is lost, `Unsynced` when nobody answers."""
+        if self._closed:
+            raise Unavailable(CLOSED)
         held: asyncio.Future[None] = self._loop.create_future()
         self._waiting.setdefault(stream, []).append(held)
         if stream not in self._asking:
@@ -59,7 +64,7 @@ class Groups:
                     _answer(group)
         finally:
             del self._asking[stream]
-            _answer([*group, *self._waiting.pop(stream, [])], Unavailable("the connection to the fabric was closed"))
+            _answer([*group, *self._waiting.pop(stream, [])], Unavailable(CLOSED))
 
     async def ask(self, stream: str, what: bytes = b"") -> None:
         """One question of its own; `what`: nothing, or ALL. Raises as `on_disk`."""
@@ -76,8 +81,12 @@ class Groups:
             raise Unavailable(f"{stream} cannot be put on disk: {answer.data.decode(errors='replace')}")
 
     def close(self) -> None:
+        self._closed = True
         for task in self._asking.values():
             task.cancel()
+        for group in self._waiting.values():
+            _answer(group, Unavailable(CLOSED))  # a task that is cancelled before its first step answers nobody
+        self._waiting.clear()
 
 
 def _answer(group: Iterable[asyncio.Future[None]], error: PaddockError | None = None) -> None:
