@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,7 @@ import pytest
 from paddock.fabric import embedded, subjects
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities
+from paddock.fabric.kept import STARTED
 from paddock.model.fleet import FleetSpec
 from paddock.testing.wait import until
 
@@ -55,6 +59,16 @@ class Broker:
         self._connections.append(await connect(self._server.url, creds=creds, inbox=inbox, name="test"))
         return self._connections[-1]
 
+    @contextlib.contextmanager
+    def syncer_stopped(self) -> Iterator[None]:
+        """Nothing is put on disk meanwhile but by the broker itself, once a second. May be left with all of it dead."""
+        syncers = self._pids()[1:]
+        freeze(syncers)
+        yield
+        for pid in syncers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def cut(self) -> None:
         """The power goes: what was said by now was said, what is on the disk by now is on it."""
         assert self._server is not None
@@ -66,6 +80,7 @@ class Broker:
         """The power is back, and the broker is up on what the disk has."""
         await self.close()
         self.disk.restore()
+        (self.folder / STARTED).unlink(missing_ok=True)  # it is another start of the host
         return await self.start()
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from paddock.app.data import DataDir
 from paddock.fabric import embedded, subjects
 from paddock.fabric.client import connect
 from paddock.fabric.identity import Identities
+from paddock.fabric.kept import STARTED
 from paddock.model.errors import NotFound
 from paddock.node import journal
 from paddock.testing.installation import Installation
@@ -71,6 +72,7 @@ class Powered(Installation):
 
         until(all_ended, what="nothing runs any more")
         self.disk.restore()
+        (self.data / "fabric" / STARTED).unlink(missing_ok=True)  # it is another start of the host
 
     def processes(self) -> list[psutil.Process]:
         return [process for process in super().processes() if not _is_strace(process)]

@@ -28,9 +28,9 @@ import msgspec
 
 from paddock.app.process import is_alive, start_ticks
 from paddock.app.room import no_room
+from paddock.fabric.boot import boot_id, is_this_boot
 from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
-from paddock.runtimes.boot import boot_id, is_this_boot
 
 FORMAT = 1
 MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}

@@ -26,6 +26,7 @@ import msgspec
 
 from paddock.fabric import subjects
 from paddock.fabric.identity import Identities
+from paddock.fabric.kept import settle
 from paddock.model.errors import DataDirError, Refused, Unavailable
 
 VERSION_MIN = (2, 14)
@@ -81,6 +82,7 @@ async def start(folder: Path, *, durability: str = "always", port: int = 0) -> E
         port = _choose_port(folder, port)
         config = folder / "nats.conf"
         config.write_text(_config(folder, identities, port=port, durability=durability))
+        settle(folder, streams_folder(folder, identities))
         log = (folder / "nats.log").open("ab")
     except OSError as error:
         raise DataDirError(f"{folder} cannot be used by the fabric: {error.strerror or error}") from error

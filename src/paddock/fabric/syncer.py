@@ -24,6 +24,7 @@ import structlog
 from paddock.fabric import subjects
 from paddock.fabric.files import sync_folder
 from paddock.fabric.groups import ALL
+from paddock.fabric.kept import BLOCKS, FOLDER, Kept
 from paddock.ports.fabric import Fabric, Message
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,8 @@ THREADS = 8
 """So many streams are synced at the same time."""
 FRESH_S = 0.1
 """A folder that changed so lately may have changed once more in the same tick of the kernel's clock (at most 10 ms)."""
+LOOK_S = 1.0
+"""How often streams are looked at that nobody asks about."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _BLOCK = re.compile(r"(\d+)\.blk")
 
@@ -47,6 +50,8 @@ class Syncer:
         self._syncing: set[str] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
         self._loop = asyncio.get_running_loop()
+        self._looking = self._loop.call_later(LOOK_S, self._look)
+        self._begin_anew()
         self._asked = [
             fabric.subscribe(subjects.sync("*"), self._on_question),
             fabric.subscribe(subjects.UNSYNCED, self._on_inquiry),
@@ -54,6 +59,7 @@ class Syncer:
         fabric.on_reconnect(self._begin_anew)
 
     def close(self) -> None:
+        self._looking.cancel()
         for asked in self._asked:
             asked.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -61,6 +67,14 @@ class Syncer:
     def _begin_anew(self) -> None:
         """Another broker may run now: what the one before wrote and nobody synced lies in any of the files."""
         self._files.clear()
+        for kept in self._streams.glob(f"*/{FOLDER}"):
+            self._sync_soon(kept.parent.name)
+
+    def _look(self) -> None:
+        """The broker removes blocks also where nobody stores anything; what of them is kept is then to be dropped."""
+        self._looking = self._loop.call_later(LOOK_S, self._look)
+        for stream in [stream for stream, files in self._files.items() if files.changed and not files.failed]:
+            self._sync_soon(stream)
 
     def _on_question(self, question: Message) -> None:
         stream = question.subject.partition(".")[2]
@@ -68,9 +82,12 @@ class Syncer:
             self._fabric.publish(question.reply, b"there is no such stream")
             return
         self._waiting.setdefault(stream, []).append(question)
+        self._sync_soon(stream)
+
+    def _sync_soon(self, stream: str) -> None:
         if stream not in self._syncing:
             self._syncing.add(stream)
-            self._loop.call_soon(self._begin, stream)  # what came with this one in one read is answered with it
+            self._loop.call_soon(self._begin, stream)  # what comes in one read is answered together
 
     def _on_inquiry(self, question: Message) -> None:
         failed = sorted((stream, files.failed) for stream, files in self._files.items() if files.failed)
@@ -78,10 +95,9 @@ class Syncer:
         self._fabric.publish(question.reply, answer.encode())
 
     def _begin(self, stream: str) -> None:
+        if self._looking.cancelled():
+            return  # it was closed
         group = self._waiting.pop(stream, [])
-        if not group:
-            self._syncing.discard(stream)
-            return
         files = self._files.get(stream)
         if files is None:
             files = self._files[stream] = StreamFiles(self._streams / stream)
@@ -93,13 +109,17 @@ class Syncer:
         if done.cancelled():
             return
         answer = done.result()
-        if answer:
+        if answer and (group or files.failed):
             log.error("a stream cannot be synced", stream=stream, error=answer)
         if files.gone:
             self._files.pop(stream, None)
         for question in group:
             self._fabric.publish(question.reply, answer.encode())
-        self._begin(stream)
+        begun_anew = self._files.get(stream, files) is not files
+        if self._waiting.get(stream) or begun_anew:
+            self._begin(stream)
+        else:
+            self._syncing.discard(stream)
 
 
 def _sync(files: StreamFiles, stream: str, deep: bool) -> str:
@@ -114,14 +134,23 @@ def _sync(files: StreamFiles, stream: str, deep: bool) -> str:
     return ""
 
 
+class _Unkept(OSError):
+    """A link to a block could not be made."""
+
+
 class StreamFiles:
     """The files of one stream, and what of them is on disk. Used by one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._blocks = folder, folder / "msgs"
+        self._folder, self._blocks = folder, folder / BLOCKS
+        self._kept = Kept(folder)
         self._known: dict[int, tuple[int, ...]] = {}
         """Number of a block → inode, ctime and size of what was synced under that name. (An inode alone comes again: a
         block that is written anew twice may have its old one.)"""
+        self._inodes: dict[int, int] = {}
+        """The same without the rest."""
+        self._kept_for: dict[int, int] | None = None
+        """Those to which there are links, and to no others."""
         self._looked = 0
         """When the folder of the blocks had last changed as we listed it, by its mtime; 0: list it again."""
         self._newest = -1
@@ -131,6 +160,14 @@ class StreamFiles:
         self.failed = ""
         """Why nothing of it will be on disk until the broker starts anew."""
         self.gone = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether blocks came or went since they were listed."""
+        try:
+            return os.stat(self._blocks).st_mtime_ns != self._looked
+        except FileNotFoundError:
+            return True
 
     def __del__(self) -> None:
         self._close()
@@ -145,19 +182,39 @@ class StreamFiles:
                 self._sync_everything()
             while True:
                 try:
-                    self._sync_blocks()
+                    self._sync_blocks_and_keep()
                     return
+                except _Unkept:
+                    raise
                 except FileNotFoundError:  # a block went meanwhile, with all in it acknowledged, or the stream did
                     self.gone = not self._blocks.exists()
                     if self.gone:
                         break
             if not deep:
                 raise FileNotFoundError(errno.ENOENT, "there is no such stream")
-        except FileNotFoundError:
+        except (FileNotFoundError, _Unkept):
             raise
         except OSError as error:
             self.failed = error.strerror or str(error)
             raise
+
+    def _sync_blocks_and_keep(self) -> None:
+        self._sync_blocks()
+        before = blocks = self._inodes
+        if self._kept_for is blocks:
+            return
+        if self._kept.superseded(before):
+            # What took its place may have come into a block that was not there yet when the folder was listed.
+            self._looked = 0
+            self._sync_blocks()
+            blocks = self._inodes
+        try:
+            self._kept.follow(before, blocks)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # there is no space for a name: it may work the next time
+            raise _Unkept(error.errno, error.strerror) from error
+        self._kept_for = blocks if self._kept.are(blocks) else None
 
     def _sync_blocks(self) -> None:
         changed = os.stat(self._blocks).st_mtime_ns
@@ -192,6 +249,7 @@ class StreamFiles:
             self._newest = os.open(self._blocks / f"{max(found)}.blk", os.O_RDONLY | os.O_CLOEXEC)
         sync_folder(self._blocks)
         self._known = found
+        self._inodes = {number: file[0] for number, file in found.items()}
 
     def _close(self) -> None:
         if self._newest >= 0:
@@ -200,7 +258,8 @@ class StreamFiles:
 
     def _sync_everything(self) -> None:
         """Every file below, and the names up to the store."""
-        for place, _, names in os.walk(self._folder):
+        for place, folders, names in os.walk(self._folder):
+            folders[:] = [folder for folder in folders if folder != FOLDER]  # the same blocks once more
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     _sync_file(Path(place, name))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from paddock.fabric import subjects
+from paddock.fabric.boot import boot_id
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Runtime
 from paddock.runtimes import process, starts
-from paddock.runtimes.boot import boot_id
 
 if TYPE_CHECKING:
     from paddock.node.host import Host

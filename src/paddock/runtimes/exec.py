@@ -6,12 +6,12 @@ import os
 import re
 import shutil
 
+from paddock.fabric.boot import boot_id
 from paddock.model.errors import TemplateBroken
 from paddock.model.fleet import FleetSpec, Method
 from paddock.model.policy import Action
 from paddock.ports.runtime import Handle, Launch, Live
 from paddock.runtimes import proc, process
-from paddock.runtimes.boot import boot_id
 
 _HOLE = re.compile(r"\{(port(?:\.[a-z0-9_-]+)?|agent|name)\}")
 

@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from paddock.fabric.boot import is_this_boot
 from paddock.model.agent import Exit
 from paddock.model.errors import TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Usage
 from paddock.runtimes import proc
-from paddock.runtimes.boot import is_this_boot
 
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO_BYTES = 64

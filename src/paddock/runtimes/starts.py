@@ -9,7 +9,7 @@ import os
 
 import msgspec
 
-from paddock.runtimes.boot import boot_id
+from paddock.fabric.boot import boot_id
 
 
 class Start(msgspec.Struct, frozen=True):

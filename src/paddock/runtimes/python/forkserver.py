@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from paddock.fabric.boot import boot_id
 from paddock.model.errors import PaddockError, TemplateBroken, Unavailable
 from paddock.model.fleet import FleetSpec
 from paddock.ports.runtime import Handle, Launch, Live
 from paddock.runtimes import process
-from paddock.runtimes.boot import boot_id
 from paddock.runtimes.python.wire import RUN_ENV, Fork, Report, Setup, frame
 
 IDLE_S_MAX = 60.0

@@ -1,0 +1,156 @@
+"""Old blocks are kept until what took their place is on disk, and put back after a power cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from paddock.fabric import kept
+from paddock.fabric.kept import STARTED, settle
+from paddock.fabric.syncer import StreamFiles, Syncer
+from paddock.testing.fabric import FakeBroker
+from paddock.testing.wait import soon
+
+from .test_syncer import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Of two blocks, the first with an old value."""
+    (tmp_path / STARTED).write_text(kept.boot_id())
+    held = Store(tmp_path / "streams" / "S")
+    held.append(b"old")
+    held.roll()
+    return held
+
+
+def links(store: Store) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store.folder / "kept").glob("*")}
+
+
+def started(store: Store, *, after_a_cut: bool) -> None:
+    broker = store.folder.parents[1]
+    if after_a_cut:
+        (broker / STARTED).write_text("another start of the host")
+    settle(broker, broker / "streams")
+    assert (broker / STARTED).read_text() == kept.boot_id()
+
+
+def test_every_block_is_kept_and_dropped_when_the_newer_is_synced(store: Store) -> None:
+    files = StreamFiles(store.folder)
+    files.sync()
+    assert links(store) == {"1.blk": b"old", "2.blk": b""}
+    store.append(b"new")
+    store.path(1).unlink()
+    assert links(store)["1.blk"] == b"old"
+    files.sync()
+    assert links(store) == {"2.blk": b"new"}
+
+
+def test_a_block_that_went_after_the_look_is_kept_until_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StreamFiles(store.folder)
+    files.sync()
+    files.sync()  # the link changed the file, so it is synced once more
+    store.append(b"new")
+    real = os.fdatasync
+
+    def meanwhile(handle: int) -> None:
+        real(handle)
+        store.path(1).unlink(missing_ok=True)
+
+    monkeypatch.setattr(os, "fdatasync", meanwhile)
+    files.sync()
+    assert links(store)["1.blk"] == b"old"
+    files.sync()
+    assert links(store) == {"2.blk": b"new"}
+
+
+def test_a_block_that_was_written_anew_is_kept_as_it_was(store: Store) -> None:
+    files = StreamFiles(store.folder)
+    files.sync()
+    store.replace(1)
+    assert links(store)["1.blk"] == b"old"
+    files.sync()
+    assert links(store) == {"1.blk": b"compact", "2.blk": b""}
+
+
+def test_another_syncer_goes_on_with_what_the_one_before_kept(store: Store) -> None:
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    StreamFiles(store.folder).sync()
+    assert links(store) == {"2.blk": b""}
+
+
+def test_no_space_for_a_name_is_told_and_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StreamFiles(store.folder)
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(os, "link", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            files.sync()
+        assert not files.failed
+    files.sync()
+    assert set(links(store)) == {"1.blk", "2.blk"}
+
+
+def test_after_a_cut_what_is_missing_or_was_replaced_is_put_back(store: Store) -> None:
+    lane = store.folder / "obs" / "p0"
+    lane.mkdir(parents=True)
+    noted = store.blocks / "index.db", lane / "o.dat"
+    for path in noted:
+        path.write_bytes(b"noted")
+    store.roll()
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    store.replace(2)
+    started(store, after_a_cut=True)
+    assert store.path(1).read_bytes() == b"old"
+    assert store.path(2).read_bytes() == b""
+    assert not (store.folder / "kept").exists()
+    assert not any(path.exists() for path in noted), "it was noted without what is back"
+
+
+def test_after_a_cut_that_took_nothing_all_stays(store: Store) -> None:
+    (store.blocks / "index.db").write_bytes(b"noted")
+    StreamFiles(store.folder).sync()
+    started(store, after_a_cut=True)
+    assert sorted(path.name for path in store.blocks.iterdir()) == ["1.blk", "2.blk", "index.db"]
+
+
+def test_without_a_note_of_the_last_start_it_counts_as_cut(store: Store) -> None:
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    (store.folder.parents[1] / STARTED).unlink()
+    started(store, after_a_cut=False)
+    assert store.path(1).read_bytes() == b"old"
+
+
+def test_a_broker_that_was_only_killed_gets_nothing_back(store: Store) -> None:
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    started(store, after_a_cut=False)
+    assert not store.path(1).exists()
+    assert not (store.folder / "kept").exists()
+
+
+async def test_where_nobody_asks_the_syncer_looks_itself(store: Store) -> None:
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    syncer = Syncer(FakeBroker().connect("server"), store.folder.parent)
+    try:
+        await soon(lambda: _kept(store, {"2.blk"}), what="it begins with what is kept")
+        store.roll()
+        store.path(2).unlink()
+        await soon(lambda: _kept(store, {"3.blk"}), what="it looks again")
+    finally:
+        syncer.close()
+
+
+async def _kept(store: Store, wanted: set[str]) -> bool:
+    return set(links(store)) == wanted
