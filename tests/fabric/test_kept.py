@@ -14,7 +14,7 @@ from paddock.fabric.syncer import StreamFiles, Syncer
 from paddock.testing.fabric import FakeBroker
 from paddock.testing.wait import soon
 
-from .test_syncer import Store
+from .test_syncer import Disk, Store
 
 
 @pytest.fixture
@@ -97,6 +97,36 @@ def test_no_space_for_a_name_is_told_and_tried_again(store: Store, monkeypatch: 
         assert not files.failed
     files.sync()
     assert set(links(store)) == {"1.blk", "2.blk"}
+
+
+def test_a_link_that_was_made_before_the_space_ran_out_is_synced_with_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = StreamFiles(store.folder)
+    disk = Disk(monkeypatch)
+    real = os.link
+    with monkeypatch.context() as full:
+
+        def refuse(source: Path, target: Path) -> None:
+            if store.last == 2 and target.name == "2.blk":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(source, target)
+
+        full.setattr(os, "link", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            files.sync()
+        store.path(2).unlink()
+        files.sync()
+    assert set(disk.names[str(store.folder / "kept")]) == {"1.blk"}
+    assert "kept" in disk.names[str(store.folder)]
+
+
+def test_garbage_in_the_note_of_the_last_start_counts_as_cut(store: Store) -> None:
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    (store.folder.parents[1] / STARTED).write_bytes(b"\xff\x00")
+    started(store, after_a_cut=False)
+    assert store.path(1).read_bytes() == b"old"
 
 
 def test_after_a_cut_what_is_missing_or_was_replaced_is_put_back(store: Store) -> None:

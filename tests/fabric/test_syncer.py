@@ -133,7 +133,7 @@ def test_a_block_that_is_full_is_synced_a_last_time_with_the_one_after_it(disk: 
     store.append()
     disk.synced.clear()
     files.sync()
-    assert set(disk.synced) == {"1.blk", "2.blk", "msgs", "kept"}
+    assert set(disk.synced) == {"1.blk", "2.blk", "msgs", "kept", "S"}
     assert disk.bytes[store.path(1).stat().st_ino] == 1
 
 

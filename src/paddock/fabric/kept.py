@@ -33,6 +33,8 @@ class Kept:
         self._folder, self._blocks = stream / FOLDER, stream / BLOCKS
         self._links: dict[int, int] = {}
         """Number of a block → inode."""
+        self._unsynced = True
+        """Names in our folder, and its own name, may not be on disk."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             self._links = {
                 int(entry.name.removesuffix(".blk")): entry.inode() for entry in entries if entry.name.endswith(".blk")
@@ -43,17 +45,16 @@ class Kept:
         return bool(self._links.items() - blocks.items())
 
     def are(self, blocks: Mapping[int, int]) -> bool:
-        """Whether there are links to all of `blocks`, and to nothing else."""
-        return self._links == blocks
+        """Whether there are links to all of `blocks`, and to nothing else, on disk."""
+        return self._links == blocks and not self._unsynced
 
     def follow(self, before: Mapping[int, int], blocks: Mapping[int, int]) -> None:
         """Have links to all of `blocks`, and to none that was gone already `before`: all that was written by then is
         synced. On disk on return. FileNotFoundError when a block or the stream goes meanwhile."""
         if self.are(blocks):
             return
-        if not self._folder.exists():
-            self._folder.mkdir(mode=0o750)
-            sync_folder(self._folder.parent)
+        self._unsynced = True
+        self._folder.mkdir(mode=0o750, exist_ok=True)
         for number, inode in blocks.items():
             if number not in self._links:
                 with contextlib.suppress(FileExistsError):  # made in the last moments of the broker before
@@ -67,6 +68,8 @@ class Kept:
             self._link(number).unlink(missing_ok=True)
             del self._links[number]
         sync_folder(self._folder)
+        sync_folder(self._folder.parent)
+        self._unsynced = False
 
     def _relink(self, number: int) -> None:
         draft = self._folder / f"{number}.draft"
@@ -86,7 +89,7 @@ def settle(broker: Path, streams: Path) -> None:
     else sync what took its place. Nothing is kept afterwards."""
     started = broker / STARTED
     here = boot_id()
-    cut = not started.exists() or started.read_text() != here
+    cut = not started.exists() or started.read_bytes() != here.encode()
     for kept in streams.glob(f"*/{FOLDER}"):
         blocks = kept.with_name(BLOCKS)
         if blocks.exists():
@@ -110,6 +113,7 @@ def _put_back(kept: Path, blocks: Path) -> None:
     (blocks / "index.db").unlink(missing_ok=True)
     for lane in blocks.parent.glob("obs/*/o.dat"):
         lane.unlink()
+        sync_folder(lane.parent)
     for link in lacking:
         draft = blocks / f"{link.name}.kept"
         draft.unlink(missing_ok=True)

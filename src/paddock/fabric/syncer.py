@@ -35,6 +35,7 @@ FRESH_S = 0.1
 """A folder that changed so lately may have changed once more in the same tick of the kernel's clock (at most 10 ms)."""
 LOOK_S = 1.0
 """How often streams are looked at that nobody asks about."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _BLOCK = re.compile(r"(\d+)\.blk")
 
@@ -135,7 +136,7 @@ def _sync(files: StreamFiles, stream: str, deep: bool) -> str:
 
 
 class _Unkept(OSError):
-    """A link to a block could not be made."""
+    """There is no space for a link to a block."""
 
 
 class StreamFiles:
@@ -210,10 +211,10 @@ class StreamFiles:
             blocks = self._inodes
         try:
             self._kept.follow(before, blocks)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno in NO_SPACE:  # for a name: it may work the next time
+                raise _Unkept(error.errno, error.strerror) from error
             raise
-        except OSError as error:  # there is no space for a name: it may work the next time
-            raise _Unkept(error.errno, error.strerror) from error
         self._kept_for = blocks if self._kept.are(blocks) else None
 
     def _sync_blocks(self) -> None:
