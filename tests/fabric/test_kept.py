@@ -31,11 +31,11 @@ def links(store: Store) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (store.folder / "kept").glob("*")}
 
 
-def started(store: Store, *, after_a_cut: bool) -> None:
+def started(store: Store, *, after_a_cut: bool, keep: bool = True) -> None:
     broker = store.folder.parents[1]
     if after_a_cut:
         (broker / STARTED).write_text("another start of the host")
-    settle(broker, broker / "streams")
+    settle(broker, broker / "streams", keep=keep)
     assert (broker / STARTED).read_text() == kept.boot_id()
 
 
@@ -142,7 +142,7 @@ def test_after_a_cut_what_is_missing_or_was_replaced_is_put_back(store: Store) -
     started(store, after_a_cut=True)
     assert store.path(1).read_bytes() == b"old"
     assert store.path(2).read_bytes() == b""
-    assert not (store.folder / "kept").exists()
+    assert set(links(store)) == {"1.blk", "2.blk", "3.blk"}
     assert not any(path.exists() for path in noted), "it was noted without what is back"
 
 
@@ -166,6 +166,20 @@ def test_a_broker_that_was_only_killed_gets_nothing_back(store: Store) -> None:
     store.path(1).unlink()
     started(store, after_a_cut=False)
     assert not store.path(1).exists()
+    assert set(links(store)) == {"2.blk"}
+
+
+def test_what_lay_in_its_blocks_when_it_started_is_kept_before_anybody_asks(store: Store) -> None:
+    started(store, after_a_cut=False)
+    assert links(store) == {"1.blk": b"old", "2.blk": b""}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_nothing_is_kept_where_nobody_waits_for_a_sync(store: Store, cut: bool) -> None:
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    started(store, after_a_cut=cut, keep=False)
+    assert store.path(1).exists() == cut
     assert not (store.folder / "kept").exists()
 
 

@@ -82,7 +82,8 @@ async def start(folder: Path, *, durability: str = "always", port: int = 0) -> E
         port = _choose_port(folder, port)
         config = folder / "nats.conf"
         config.write_text(_config(folder, identities, port=port, durability=durability))
-        settle(folder, streams_folder(folder, identities))
+        keep = durability == "always" and orders_renames(folder)
+        settle(folder, streams_folder(folder, identities), keep=keep)
         log = (folder / "nats.log").open("ab")
     except OSError as error:
         raise DataDirError(f"{folder} cannot be used by the fabric: {error.strerror or error}") from error

@@ -84,24 +84,31 @@ class Kept:
         return self._blocks / f"{number}.blk"
 
 
-def settle(broker: Path, streams: Path) -> None:
-    """Before the broker of this folder starts: when the power was cut since it started last, put back what is kept;
-    else sync what took its place. Nothing is kept afterwards."""
+def settle(broker: Path, streams: Path, *, keep: bool) -> None:
+    """Before the broker of this folder starts: when the power was cut since it started last, put back what is kept.
+    Then all blocks are synced, and the links are to them, or with `keep` false there are none."""
     started = broker / STARTED
     here = boot_id()
     cut = not started.exists() or started.read_bytes() != here.encode()
-    for kept in streams.glob(f"*/{FOLDER}"):
-        blocks = kept.with_name(BLOCKS)
-        if blocks.exists():
-            if cut:
-                _put_back(kept, blocks)
-            for block in blocks.glob("*.blk"):
-                with block.open("rb") as file:
-                    os.fdatasync(file.fileno())
+    for stream in streams.glob("*"):
+        kept, blocks = stream / FOLDER, stream / BLOCKS
+        if cut and blocks.exists():
+            _put_back(kept, blocks)
+        if keep and blocks.exists():
+            found = {int(block.stem): _synced(block) for block in blocks.glob("*.blk") if block.stem.isdecimal()}
             sync_folder(blocks)
-        shutil.rmtree(kept, ignore_errors=True)  # the syncer may be at work there, and will look after it
-        sync_folder(kept.parent)
+            Kept(stream).follow(found, found)
+        elif kept.exists():
+            shutil.rmtree(kept, ignore_errors=True)  # a syncer may be at work there, and will look after it
+            sync_folder(stream)
     started.write_text(here)
+
+
+def _synced(block: Path) -> int:
+    """Put it on disk; its inode."""
+    with block.open("rb") as file:
+        os.fdatasync(file.fileno())
+        return os.fstat(file.fileno()).st_ino
 
 
 def _put_back(kept: Path, blocks: Path) -> None:
