@@ -436,6 +436,33 @@ async def test_what_two_agents_died_of_runs_with_nothing_else_in_hand(world: Wor
     assert [line["task"] for line in world.node.ops("hold")] == ["t1", "t2", "t3"]
 
 
+async def test_what_was_handed_out_twice_in_vain_runs_alone_even_if_the_node_knows_of_no_death(world: World) -> None:
+    runner, _ = await world.agent(Counting, concurrency=3)
+    worker = runner._worker
+    await world.put("wait")
+    await until(lambda: len(world.node.ops("hold")) == 1, "the first is held")
+    await world.put("wait", attempts_before=2)  # as one that came back twice from agents of another node
+    await until(lambda: worker._alone, "the suspect waits")
+    assert len(world.node.ops("hold")) == 1
+    Counting.gate.set()
+    await until(lambda: len(world.node.ops("hold")) == 2, "it is held once the first is over")
+
+
+async def test_a_last_chance_does_not_wait_for_ever_for_what_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paddock.agent.worker.ALONE_S", 0.2)
+    runner, _ = await world.agent(Counting, concurrency=2)
+    first = await world.put("wait")
+    await until(lambda: len(world.node.ops("hold")) == 1, "the first is held")
+    suspect = await world.put("quick", attempts_before=2)
+    await until(lambda: runner._worker._alone, "the suspect waits")
+    assert (await world.result(suspect)).result == 2
+    assert len(world.node.ops("drop")) == 1  # the first is in hand still
+    Counting.gate.set()
+    assert (await world.result(first)).state is TaskState.DONE
+
+
 async def test_a_task_in_hand_that_is_handed_out_again_runs_once(world: World) -> None:
     runner, _ = await world.agent(Counting, concurrency=2)
     task = await world.put("wait")
@@ -479,3 +506,7 @@ class Counting(Agent):
         type(self).runs += 1
         await self.gate.wait()
         return self.runs
+
+    @task
+    async def quick(self) -> int:
+        return 2

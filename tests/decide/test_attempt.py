@@ -26,6 +26,26 @@ def test_the_deaths_of_agents_are_given_three_hand_outs_even_with_one_attempt_al
     assert [bool(before_run(task, delivered=n, retries=0).give_up) for n in (1, 2, 3, 4)] == [False] * 3 + [True]
 
 
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+def test_the_last_hand_out_before_a_task_is_given_up_is_alone_and_only_that(
+    retries: int, max_attempts: int, attempts_before: int
+) -> None:
+    task = a_task(max_attempts=max_attempts, attempts_before=attempts_before)
+    starts = [before_run(task, delivered=n, retries=retries) for n in range(1, 15)]
+    tried = [start for start in starts if not start.give_up]
+    assert [start.alone for start in tried] == [False] * (len(tried) - 1) + [True] * bool(tried)
+    assert len(tried) == max(0, max(DEATHS_MIN, (max_attempts or retries + 1) + 1) - attempts_before)
+
+
+@given(st.integers(1, 9))
+def test_what_only_fails_is_never_tried_alone_by_its_retries(retries: int) -> None:
+    """Nobody waits for others because code raised: errors end a task before its last chance."""
+    starts = [before_run(a_task(), delivered=n, retries=retries) for n in range(1, retries + 2)]
+    assert not any(start.alone for start in starts)
+    last = after_error(a_task(), attempts=retries + 1, retries=retries, backoff_s=1, asked=False, dice=0)
+    assert last.action == "dead"
+
+
 def test_giving_up_says_that_the_agent_died_and_how_often() -> None:
     start = before_run(a_task(), delivered=4, retries=0)
     assert "died" in start.give_up

@@ -18,7 +18,7 @@ from .rig import Rig, manifest
 USUAL = {"restart": {"max": 5, "window_s": 60}}
 """A sixth death within a minute is a crash loop: then an agent rests for ten minutes."""
 POISONS, OTHERS = 12, 150
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

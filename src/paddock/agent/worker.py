@@ -1,10 +1,11 @@
 """The tasks that an agent holds: from the hand-out to the acknowledgement.
 
-handed out ──> somebody else at it? ──> held (the node knows) ──> ended before? ──yes──> acked
-                                                              └──> judged ──give up──┐
-                                             └──> runs ─────┴──> result stored ──> notified ──> acked ──> dropped
-                                                    ├──> again: put back with a delay ───────────────────> dropped
-                                                    └──> the agent stops: put back ──────────────────────> dropped
+handed out ──> somebody else at it? ──> judged (a last chance: alone) ──> held (the node knows)
+held ──> ended before? ──yes──────────────────────────────> acked
+             ├──> to be given up ──┐
+             └──> runs ────────────┴──> result stored ──> notified ──> acked ──> dropped
+                    ├──> again: put back with a delay ─────────────────────────> dropped
+                    └──> the agent stops: put back ────────────────────────────> dropped
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from paddock.agent.clock import HostClock
 from paddock.agent.context import Context
 from paddock.agent.nodelink import NodeLink
 from paddock.agent.owner import Owner
-from paddock.decide.attempt import DEATHS_MIN, after_error, before_run
+from paddock.decide.attempt import Start, after_error, before_run
 from paddock.fabric import subjects
 from paddock.model.errors import Conflict, PaddockError, Unavailable
 from paddock.model.task import PAYLOAD_BYTES_MAX, Task, TaskFailure, TaskResult, TaskState
@@ -38,6 +39,8 @@ HERE_LOOK_S = 0.02
 """How often what this process has in hand is looked at."""
 LOOK_S_MIN, LOOK_S_MAX = 0.002, 0.5
 """How often a second hand-out looks whether the first one is over: soon at first, for most are over in a moment."""
+ALONE_S = 30.0
+"""So long a last chance waits for what else is in hand to end."""
 
 
 class Held:
@@ -136,12 +139,14 @@ class Worker:
             # Not noted as held before its code may run: what only waits goes back uncounted should this process die.
             await self._first_here(held)
             await self._first_on_node(held)
-            await self._nothing_beside(held)
+            start = self._judge(held)
+            if start.alone:
+                await self._nothing_beside(held)
             self.link.hold(held.task.id, held.delivery.ack)
             held.noted = True
             await self.link.told()
             try:
-                await self._work(held)
+                await self._work(held, start)
             except Exception as error:  # our own bug; the task must not be lost with it
                 self._context.log.error("handling a task failed", id=held.task.id, error=repr(error))
                 self._put_back(held, UNSTORABLE_DELAY_S)
@@ -193,12 +198,14 @@ class Worker:
             look_s = min(look_s * 2, LOOK_S_MAX)
 
     async def _nothing_beside(self, held: Held) -> None:
-        """What was in hand at two deaths has its last chance with nothing else in hand: then nothing dies with it that
-        is not to blame, and it is not given up for what another task did."""
-        if held.deaths < DEATHS_MIN - 1:
-            return
+        """The last chance: nothing dies with it that is not to blame, and it is not given up for what another did. Not
+        waited for for ever: what is in hand may be waiting for this very task."""
         self._alone.append(held)
+        until = self._context.clock.monotonic() + ALONE_S
         while not held.stopped and (self._alone[0] is not held or any(self._beside(held))):
+            if self._context.clock.monotonic() >= until:
+                self._context.log.warning("runs beside others: they do not end", id=held.task.id)
+                return
             await self._context.clock.sleep(HERE_LOOK_S)
 
     def _beside(self, held: Held) -> Iterator[bool]:
@@ -208,8 +215,14 @@ class Worker:
         """Not when it is younger than the connection: then the fabric has not been away since it was queued."""
         return held.delivery.delivered > 1 or held.task.submitted_at < self._connected_at + SKEW_S
 
-    async def _work(self, held: Held) -> None:
-        task, delivery = held.task, held.delivery
+    def _judge(self, held: Held) -> Start:
+        task, method = held.task, self._caller.methods.get(held.task.method)
+        # The fabric may have forgotten how often, or never known.
+        delivered = max(held.delivery.delivered, held.deaths + 1 - task.attempts_before)
+        return before_run(task, delivered=delivered, retries=method.mark.retries if method is not None else 0)
+
+    async def _work(self, held: Held, start: Start) -> None:
+        task = held.task
         if self._may_have_ended(held) and await self._ended(held) is not None:
             self._ack(held)
             return
@@ -217,10 +230,6 @@ class Worker:
             failure = TaskFailure(code="bad-task", message="the message on this task's subject is not a task")
             await self._store(held, self._result(held, TaskState.FAILED, 1, error=failure))
             return
-        method = self._caller.methods.get(task.method)
-        retries = method.mark.retries if method is not None else 0
-        delivered = max(delivery.delivered, held.deaths + 1 - task.attempts_before)  # the fabric may have forgotten
-        start = before_run(task, delivered=delivered, retries=retries)
         if start.give_up:
             failure = TaskFailure(code="gave-up", message=start.give_up)
             await self._store(held, self._result(held, TaskState.DEAD, start.attempts - 1, error=failure))

@@ -1,8 +1,9 @@
 """How often a task may be tried: judged before each run, and after each run that failed.
 
 The fabric counts hand-outs, not deaths, so a death, a hang, a stop in the middle and a retry after an error all count
-as one attempt. What ends a task for errors is its own limit; what ends it for deaths is at least `DEATHS_MIN`, because
-an agent that dies is seldom the task's fault.
+as one attempt. What ends a task for errors is its own limit. What ends it for deaths is at least `DEATHS_MIN`, because
+an agent that dies is seldom the task's fault, and the last of them must have come while nothing else was in hand: a task
+that was beside one that kills, however often, is tried alone before it is given up.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ BACKOFF_S_MAX = 300.0
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether to run this hand-out. With `give_up` set, store a `dead` result with that message instead."""
+    """Whether to run this hand-out, and whether with nothing else in hand (`alone`). With `give_up` set, store a `dead`
+    result with that message instead."""
 
     attempts: int
+    alone: bool = False
     give_up: str = ""
 
 
@@ -45,11 +48,12 @@ def before_run(task: Task, *, delivered: int, retries: int) -> Start:
             give_up=f"it was handed out {times} already and no result came: its agent died, hung or was stopped while "
             "running it, and the task says that it may not run twice (repeatable: false)",
         )
-    if attempts > max(DEATHS_MIN, _errors_max(task, retries)):
+    in_company = max(DEATHS_MIN - 1, _errors_max(task, retries))  # errors end it there: what is beyond came of deaths
+    if attempts > in_company + 1:
         return Start(
             attempts=attempts, give_up=f"its agent died, hung or was stopped while running it, or it failed, {times}"
         )
-    return Start(attempts=attempts)
+    return Start(attempts=attempts, alone=attempts > in_company)
 
 
 def after_error(task: Task, *, attempts: int, retries: int, backoff_s: float, asked: bool, dice: float) -> Next:
