@@ -200,7 +200,7 @@ async def test_a_retry_that_the_code_asks_for_ends_at_its_limit(world: World) ->
 
 async def test_a_task_whose_agents_died_too_often_is_dead_unseen(world: World) -> None:
     await world.agent(Worker)
-    result = await world.outcome("add", {"a": 1}, attempts_before=3)
+    result = await world.outcome("add", {"a": 1}, attempts_before=5)
     assert result.state is TaskState.DEAD
     assert result.error is not None
     assert result.error.code == "gave-up"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.decide.attempt import BACKOFF_S_MAX, DEATHS_MIN, after_error, backoff, before_run
+from paddock.decide.attempt import BACKOFF_S_MAX, DEATHS_MAX, LAST_CHANCES, after_error, backoff, before_run
 from paddock.model.task import Task
 
 
@@ -13,47 +13,55 @@ def a_task(**fields: object) -> Task:
 
 
 def test_the_first_hand_out_runs() -> None:
-    start = before_run(a_task(), delivered=1, retries=0)
+    start = before_run(a_task(), delivered=1, deaths=0, retries=0)
     assert (start.attempts, start.give_up) == (1, "")
 
 
 def test_attempts_of_an_earlier_message_count() -> None:
-    assert before_run(a_task(attempts_before=2), delivered=1, retries=5).attempts == 3
+    assert before_run(a_task(attempts_before=2), delivered=1, deaths=0, retries=5).attempts == 3
 
 
-def test_the_deaths_of_agents_are_given_three_hand_outs_even_with_one_attempt_allowed() -> None:
-    task = a_task(max_attempts=1)
-    assert [bool(before_run(task, delivered=n, retries=0).give_up) for n in (1, 2, 3, 4)] == [False] * 3 + [True]
+@pytest.mark.parametrize("retries", [0, 2, 9])
+def test_three_deaths_that_the_node_saw_end_a_task_and_the_last_was_alone(retries: int) -> None:
+    starts = [before_run(a_task(), delivered=n + 1, deaths=n, retries=retries) for n in range(5)]
+    assert [bool(start.give_up) for start in starts] == [False] * 3 + [True] * 2
+    assert [start.alone for start in starts[:3]] == [False, False, True]
+
+
+def test_deaths_that_the_fabric_forgot_count() -> None:
+    start = before_run(a_task(), delivered=1, deaths=3, retries=0)
+    assert (start.attempts, bool(start.give_up)) == (4, True)
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
-def test_the_last_hand_out_before_a_task_is_given_up_is_alone_and_only_that(
+def test_hand_outs_of_which_no_death_is_known_are_in_company_as_far_as_errors_explain_them_then_alone(
     retries: int, max_attempts: int, attempts_before: int
 ) -> None:
     task = a_task(max_attempts=max_attempts, attempts_before=attempts_before)
-    starts = [before_run(task, delivered=n, retries=retries) for n in range(1, 15)]
-    tried = [start for start in starts if not start.give_up]
-    assert [start.alone for start in tried] == [False] * (len(tried) - 1) + [True] * bool(tried)
-    assert len(tried) == max(0, max(DEATHS_MIN, (max_attempts or retries + 1) + 1) - attempts_before)
+    starts = [before_run(task, delivered=n, deaths=0, retries=retries) for n in range(1, 20)]
+    in_company = max(DEATHS_MAX - 1, max_attempts or retries + 1)
+    for start in starts:
+        assert start.alone == (in_company < start.attempts <= in_company + LAST_CHANCES)
+        assert bool(start.give_up) == (start.attempts > in_company + LAST_CHANCES)
 
 
 @given(st.integers(1, 9))
 def test_what_only_fails_is_never_tried_alone_by_its_retries(retries: int) -> None:
     """Nobody waits for others because code raised: errors end a task before its last chance."""
-    starts = [before_run(a_task(), delivered=n, retries=retries) for n in range(1, retries + 2)]
+    starts = [before_run(a_task(), delivered=n, deaths=0, retries=retries) for n in range(1, retries + 2)]
     assert not any(start.alone for start in starts)
     last = after_error(a_task(), attempts=retries + 1, retries=retries, backoff_s=1, asked=False, dice=0)
     assert last.action == "dead"
 
 
 def test_giving_up_says_that_the_agent_died_and_how_often() -> None:
-    start = before_run(a_task(), delivered=4, retries=0)
+    start = before_run(a_task(), delivered=4, deaths=3, retries=0)
     assert "died" in start.give_up
     assert "3 times" in start.give_up
 
 
 def test_a_task_that_may_not_run_twice_is_given_up_at_its_second_hand_out() -> None:
-    start = before_run(a_task(repeatable=False), delivered=2, retries=9)
+    start = before_run(a_task(repeatable=False), delivered=2, deaths=0, retries=9)
     assert "may not run twice" in start.give_up
     assert "once" in start.give_up
 
@@ -83,9 +91,9 @@ def test_max_attempts_of_the_task_goes_before_the_retries_of_the_method() -> Non
 def test_a_retry_that_was_asked_for_needs_no_retries_of_the_method() -> None:
     actions = [
         after_error(a_task(), attempts=n, retries=0, backoff_s=1, asked=True, dice=0).action
-        for n in range(1, DEATHS_MIN + 1)
+        for n in range(1, DEATHS_MAX + 1)
     ]
-    assert actions == ["again"] * (DEATHS_MIN - 1) + ["dead"]
+    assert actions == ["again"] * (DEATHS_MAX - 1) + ["dead"]
 
 
 @pytest.mark.parametrize(("asked", "action"), [(False, "failed"), (True, "dead")])
@@ -107,4 +115,4 @@ def test_a_task_is_never_retried_past_its_limits(
     following = after_error(task, attempts=attempts, retries=retries, backoff_s=1, asked=asked, dice=0.5)
     if following.action == "again":
         # What is put back must be run again, not given up unseen.
-        assert not before_run(task, delivered=attempts + 1, retries=retries).give_up
+        assert not before_run(task, delivered=attempts + 1, deaths=0, retries=retries).give_up

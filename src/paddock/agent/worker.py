@@ -216,10 +216,9 @@ class Worker:
         return held.delivery.delivered > 1 or held.task.submitted_at < self._connected_at + SKEW_S
 
     def _judge(self, held: Held) -> Start:
-        task, method = held.task, self._caller.methods.get(held.task.method)
-        # The fabric may have forgotten how often, or never known.
-        delivered = max(held.delivery.delivered, held.deaths + 1 - task.attempts_before)
-        return before_run(task, delivered=delivered, retries=method.mark.retries if method is not None else 0)
+        method = self._caller.methods.get(held.task.method)
+        retries = method.mark.retries if method is not None else 0
+        return before_run(held.task, delivered=held.delivery.delivered, deaths=held.deaths, retries=retries)
 
     async def _work(self, held: Held, start: Start) -> None:
         task = held.task

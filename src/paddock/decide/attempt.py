@@ -1,9 +1,10 @@
 """How often a task may be tried: judged before each run, and after each run that failed.
 
-The fabric counts hand-outs, not deaths, so a death, a hang, a stop in the middle and a retry after an error all count
-as one attempt. What ends a task for errors is its own limit. What ends it for deaths is at least `DEATHS_MIN`, because
-an agent that dies is seldom the task's fault, and the last of them must have come while nothing else was in hand: a task
-that was beside one that kills, however often, is tried alone before it is given up.
+The fabric counts hand-outs: a death, a hang, a stop in the middle, a retry after an error and a hand-out that was
+lost on its way are all one. A node knows deaths, but only its own, and not for ever. So what ends a task for errors
+is its own limit, and what ends it for deaths is `DEATHS_MAX` of them, or `LAST_CHANCES` hand-outs more than its
+errors explain. Its last ones are alone, with nothing else in hand: what was beside a task that kills, however often,
+is not given up for it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import msgspec
 
 from paddock.model.task import Task
 
-DEATHS_MIN = 3
-"""A repeatable task is handed out at least this often before it is given up for the deaths of its agents."""
+DEATHS_MAX = 3
+"""So many agents of a node died with a repeatable task in hand: it is given up. The last of them had nothing else."""
+LAST_CHANCES = 3
+"""So many hand-outs alone follow those that errors can explain. More than one, for one may be lost on its way."""
 
 BACKOFF_S_MAX = 300.0
 
@@ -37,9 +40,10 @@ class Next(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def before_run(task: Task, *, delivered: int, retries: int) -> Start:
-    """Judge hand-out number `delivered` of this message before the code runs."""
-    attempts = task.attempts_before + delivered
+def before_run(task: Task, *, delivered: int, deaths: int, retries: int) -> Start:
+    """Judge hand-out number `delivered` of this message before the code runs. `deaths`: of agents that had the task in
+    hand, as far as this node knows, those of earlier messages included."""
+    attempts = max(task.attempts_before + delivered, deaths + 1)  # the fabric may have forgotten
     before = attempts - 1
     times = "once" if before == 1 else f"{before} times"
     if attempts > 1 and not task.repeatable:
@@ -48,19 +52,19 @@ def before_run(task: Task, *, delivered: int, retries: int) -> Start:
             give_up=f"it was handed out {times} already and no result came: its agent died, hung or was stopped while "
             "running it, and the task says that it may not run twice (repeatable: false)",
         )
-    in_company = max(DEATHS_MIN - 1, _errors_max(task, retries))  # errors end it there: what is beyond came of deaths
-    if attempts > in_company + 1:
+    in_company = max(DEATHS_MAX - 1, _errors_max(task, retries))
+    if deaths >= DEATHS_MAX or attempts > in_company + LAST_CHANCES:
         return Start(
             attempts=attempts, give_up=f"its agent died, hung or was stopped while running it, or it failed, {times}"
         )
-    return Start(attempts=attempts, alone=attempts > in_company)
+    return Start(attempts=attempts, alone=deaths >= DEATHS_MAX - 1 or attempts > in_company)
 
 
 def after_error(task: Task, *, attempts: int, retries: int, backoff_s: float, asked: bool, dice: float) -> Next:
     """Judge a run that raised or timed out. `asked`: the code raised Retry; `dice` in [0, 1) spreads the retries."""
     limit = _errors_max(task, retries)
     if asked and not task.max_attempts:
-        limit = max(DEATHS_MIN, limit)
+        limit = max(DEATHS_MAX, limit)
     if not task.repeatable:
         # The next agent could not tell this retry from a death, so a task that may not run twice is not retried.
         return (
