@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -117,3 +119,52 @@ def test_down_leaves_nothing_running(installation: Installation, tmp_path: Path)
     assert installation.processes()
     assert installation.cli("down").returncode == 0
     assert installation.processes() == []
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_down_ends_the_agents_whose_keepers_died(installation: Installation, tmp_path: Path, marked: bool) -> None:
+    """Whatever is known of them: nothing but the agents themselves tells of them when the mark is gone, too."""
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    installation.up(tmp_path / "m.yaml")
+    installation.ready("lab", 3)
+    agents = [psutil.Process(pid) for pid in pids(installation).values()]
+    for role in ("keeper", "node"):
+        os.kill(installation.running(role)["pid"], signal.SIGKILL)
+    if not marked:
+        (installation.data / "run/started").unlink()
+    installation.cli("down")
+    assert [agent.pid for agent in agents if lives(agent)] == []
+    assert installation.processes() == []
+
+
+def test_down_tells_of_agents_that_are_left_and_ends_them_when_called_again(
+    installation: Installation, tmp_path: Path
+) -> None:
+    stubborn = f"{sys.executable} -c 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(86400)'"
+    (tmp_path / "m.yaml").write_text(f"""
+paddock: 1
+fleets:
+  stubborn: {{command: [sh, -c, "exec {stubborn}"], stop_grace_s: 8}}
+""")
+    installation.up(tmp_path / "m.yaml")
+    pid = installation.ready("stubborn", 1)["stubborn/0"]["pid"]
+    for role in ("keeper", "server"):
+        os.kill(installation.running(role)["pid"], signal.SIGKILL)
+    node = installation.running("node")["pid"]
+    killer = threading.Timer(4, os.kill, (node, signal.SIGKILL))
+    killer.start()
+    told = installation.cli("down", ok=False)
+    killer.join()
+    assert told.returncode != 0
+    assert f"stubborn/0 (pid {pid})" in told.stderr
+    assert "call 'paddock down' again" in told.stderr
+    installation.cli("down")
+    assert installation.processes() == []
+
+
+def lives(process: psutil.Process) -> bool:
+    """One that has ended and was not asked for by its parent yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

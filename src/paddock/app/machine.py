@@ -190,20 +190,37 @@ def keeper(data: DataDir, *, port: int, durability: str, say: Say) -> Keeper:
 async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
     """Stop everything of this installation, in order; True when something was to stop.
 
-    A keeper that lives is asked to do it. Else it is done here; when the node is gone but may have left agents,
-    fabric and node are started once more, for only a node can stop agents gracefully."""
+    A keeper that lives is asked to do it. Else it is done here; when the node is gone but has left agents, fabric and
+    node are started once more, for only a node can stop agents gracefully. `Unavailable` when some are left even so."""
     asked = await asyncio.to_thread(_ask_keeper, data, say, limit_s)
     with data.keep():
         left = Keeper(data, roles(data, port=0, durability="always"), say)
-        if not left.marker.exists():
-            return asked
-        helpers = Keeper(data, [role for role in left.roles if role.name != "server"], say)
-        if data.running("node") is None:
-            say("the node is gone: starting it once more, to stop the agents that it may have left")
-            await helpers.start()
-            helpers.close()
-        await left.stop()
-        return True
+        found = left.marker.exists() or bool(await _agents(data))
+        if found:
+            helpers = Keeper(data, [role for role in left.roles if role.name != "server"], say)
+            if data.running("node") is None:
+                say("the node is gone: starting it once more, to stop the agents that it may have left")
+                await helpers.start()
+                helpers.close()
+            await left.stop()
+        if agents := await _agents(data):
+            left.marker.touch()
+            some = ", ".join(f"{agent} (pid {pid})" for agent, pid in list(agents.items())[:5])
+            raise Unavailable(
+                f"{len(agents)} agents still run: {some}{', …' if len(agents) > 5 else ''}: "
+                f"see {data.log_file('node')}, then call 'paddock down' again"
+            )
+        return asked or found
+
+
+async def _agents(data: DataDir) -> dict[str, int]:
+    """The agents of this machine that run, with their pids, whether there is a node or not."""
+    from paddock.node import recover
+    from paddock.node.socket import socket_path
+
+    folder = data.node(NODE)
+    found = await asyncio.to_thread(recover.incarnations, str(folder), socket_path(folder))
+    return {agent: incarnation.pid for agent, incarnation in sorted(found.items())}
 
 
 def _ask_keeper(data: DataDir, say: Say, limit_s: float) -> bool:

@@ -123,18 +123,21 @@ async def fabric_broken(data: DataDir) -> str:
 
 def run_server(data: DataDir, *, port: int) -> int:
     """The server role; returns its exit code."""
+    _hold_signals()
     with data.claim("server", url=f"http://127.0.0.1:{port}"):
         return _run(_server(data, port))
 
 
 def run_sync(data: DataDir) -> int:
     """The role that puts on disk what the fabric took; returns its exit code."""
+    _hold_signals()
     with data.claim("sync"):
         return _run(_sync(data))
 
 
 def run_node(data: DataDir, *, node: str) -> int:
     """The node role; returns its exit code."""
+    _hold_signals()
     with data.claim("node"):
         return _run(_node(data, node))
 
@@ -267,6 +270,15 @@ async def _as_server(data: DataDir) -> AsyncIterator[NatsFabric]:
         await fabric.close()
 
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _hold_signals() -> None:
+    """What asks this role to stop before it can do so in order waits until it can: it is known to others, and may be
+    told to stop, as soon as it claims its place."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
 def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
     """(stop, leave the agents): set by SIGTERM or SIGINT, and both by SIGHUP."""
     loop = asyncio.get_running_loop()
@@ -279,6 +291,7 @@ def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
         stopping.set()
 
     loop.add_signal_handler(signal.SIGHUP, leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     return stopping, leaving
 
 

@@ -1,32 +1,38 @@
-"""What still runs here although the journal does not tell of it: it was lost, or lines of it were spoilt.
+"""Which agents of a node run, whatever its journal tells: that was lost or spoilt, or the node has ended.
 
-Nothing may be started for a second time, so this is asked before the first placement is read. It tells incarnations
-only; each is then found as one whose start was under way when its node ended.
+Nothing may be started for a second time, so a node with a doubtful journal asks before the first placement is read.
+What it finds is then looked for as one whose start was under way when its node ended.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from paddock.runtimes import process, starts
 
 
-def incarnations(node_folder: str, socket_path: str) -> dict[str, int]:
-    """agent → the newest epoch of which there is a live process of this node. Reads all of /proc."""
-    found: dict[str, int] = {}
+class Found(NamedTuple):
+    epoch: int
+    pid: int
+
+
+def incarnations(node_folder: str, socket_path: str) -> dict[str, Found]:
+    """agent → the newest epoch of which there is a live process of this node, and that. Reads all of /proc."""
+    found: dict[str, Found] = {}
     for path in Path(node_folder, "agents").glob("*/*.start"):
         folder = str(path.with_suffix(""))
         start = starts.read(folder)
         if start is not None and process.lives(start.pid, start.ticks, start.boot):
-            found[f"{path.parent.name}/{path.stem}"] = start.epoch
+            found[f"{path.parent.name}/{path.stem}"] = Found(start.epoch, start.pid)
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         env = _environment(pid)
         agent, epoch = env.get("PADDOCK_AGENT", ""), env.get("PADDOCK_EPOCH", "")
         if not agent or not epoch.isdecimal() or not _leads(pid):
             continue
         if env.get("PADDOCK_SOCKET", socket_path) == socket_path and _is_of(pid, env, node_folder):
-            found[agent] = max(int(epoch), found.get(agent, 0))
+            found[agent] = max(Found(int(epoch), int(pid)), found.get(agent, Found(0, 0)))
     return found
 
 

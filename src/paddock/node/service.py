@@ -170,7 +170,7 @@ class NodeService:
         """Note what runs without the journal knowing: it is looked for, adopted, and never started a second time."""
         table = self._journal.table
         table.epoch = max(table.epoch, await asyncio.to_thread(recover.last_epoch, folder))
-        for agent_id, epoch in (await asyncio.to_thread(recover.incarnations, folder, self._socket.path)).items():
+        for agent_id, (epoch, _) in (await asyncio.to_thread(recover.incarnations, folder, self._socket.path)).items():
             row = table.rows.get(agent_id)
             if row is None or row.epoch < epoch:
                 log.warning("an agent runs that the journal does not know", agent=agent_id, epoch=epoch)
