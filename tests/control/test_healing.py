@@ -276,6 +276,31 @@ def test_what_nothing_helps_is_escalated_and_told() -> None:
     world(scenario, manifest=BOT)
 
 
+def test_a_fleet_that_nothing_helps_does_not_stop_the_healing_of_another() -> None:
+    async def scenario(lab: World) -> None:
+        node = await nurse(lab)
+        node.cures = set()
+
+        def given_up() -> bool:
+            return any("in this fleet did not help" in one.note for one in incidents(lab))
+
+        node.ill.add("bot/0")
+        await keep_measuring(lab, node, lambda: [one.state for one in incidents(lab)] == [IncidentState.ESCALATED])
+        node.ill.add("bot/1")
+        await keep_measuring(lab, node, given_up, limit_s=3000)
+        assert (await lab.server.status())["incidents"]["escalated"] >= 1
+
+        node.cures = set(ACTIONS["exec"])
+        node.ill.add("web/0")
+        await keep_measuring(lab, node, lambda: "web/0" in lab.server.care.book.by_about)
+        await keep_measuring(
+            lab, node, lambda: "web/0" not in node.ill and "web/0" not in lab.server.care.book.by_about
+        )
+        assert [agent for agent, _ in node.healed].count("web/0") == 1
+
+    world(scenario, manifest=BOT.replace("8}", "6}\n  web: {command: [sleep, '60'], replicas: 2}"))
+
+
 def test_an_agent_that_is_well_again_by_itself_ends_its_incident() -> None:
     async def scenario(lab: World) -> None:
         node = await nurse(lab)

@@ -234,7 +234,7 @@ def test_a_healer_that_does_not_help_stops_and_tries_once_after_a_rest() -> None
     assert breaker(bad[:5], 10.0) == YES
     found = breaker(bad, 10.0)
     assert (found.ok, found.until) == (False, 5.0 + TRIAL_REST_S)
-    assert found.why == "6 of the last 6 healing steps did not help: the healer stopped itself"
+    assert found.why.startswith("6 of the last 6 healing steps in this fleet did not help: for 10 min it is not healed")
     after = 5.0 + TRIAL_REST_S
     assert breaker(bad, after) == YES
     assert not breaker([*bad, step(after, Outcome.PENDING)], after + 1).ok

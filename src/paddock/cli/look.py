@@ -208,7 +208,7 @@ def _totals(told: dict[str, Any]) -> dict[str, Any]:
     lines = dict(told)
     if "uptime_s" in told:
         lines["up"] = show.duration(lines.pop("uptime_s"))
-    for name in ("agents", "queued"):
+    for name in ("agents", "queued", "incidents"):
         if isinstance(told.get(name), dict):
             lines[name] = _counts(told[name]) or "none"
     if isinstance(told.get("tasks"), dict):
@@ -220,6 +220,6 @@ def _totals(told: dict[str, Any]) -> dict[str, Any]:
         lines["alerts"] = "; ".join(f"{name}: {said}" for name, said in told["alerts"].items()) or "no channels"
     if isinstance(told.get("nodes"), list) and not told["nodes"]:
         lines["nodes"] = "none is heard of"
-    first = ("version", "up", "nodes", "fleets", "agents", "tasks", "queued")
+    first = ("version", "up", "nodes", "fleets", "agents", "tasks", "queued", "incidents")
     order = [*(name for name in first if name in lines), *(name for name in lines if name not in first)]
     return {name.replace("_", " "): lines[name] for name in order}

@@ -49,7 +49,7 @@ UNDER_TREATMENT = (IncidentState.ACTING, IncidentState.VERIFYING)
 TALLIES_S = 60.0
 PEERS_MAX = 20
 STEPS_KEPT = 200
-"""Ended steps that the breaker looks at."""
+"""Ended steps of one fleet that the breaker looks at."""
 ACTED_KEPT = 1000
 """Times of actions of one fleet that its budget looks at."""
 
@@ -69,7 +69,8 @@ class Healer:
         self._wake = asyncio.Event()
         self._tallies: Sequence[StepTally] = ()
         self._acted: dict[str, deque[float]] = {}
-        self._ended: deque[StepTaken] = deque(maxlen=STEPS_KEPT)
+        self._ended: dict[str, deque[StepTaken]] = {}
+        """By fleet, for the breaker: one that nothing helps must not stop the healing of others."""
         self._taken: dict[str, deque[tuple[float, str]]] = {}
         """agent → when its policy took a step for it and in which incident, for the recovery window."""
         self._under: dict[str, set[str]] = {}
@@ -196,7 +197,7 @@ class Healer:
         elif changed != incident:
             changed = await self._write(incident, changed)
         if decision.ended is not None:
-            self._ended.append(decision.ended)
+            self._note_ended(incident.fleet, decision.ended)
         if isinstance(decision, ladder.Act):
             await self._do(policy, changed, decision.step)
         elif not changed.state.over:
@@ -221,8 +222,13 @@ class Healer:
         ok, detail = await self._actions.do(incident, step)
         changed = ladder.acted(policy, incident, self._clock.now(), ok=ok, detail=detail)
         changed = await self._write(incident, changed)
-        self._ended += [done for done in changed.steps if done.number == step.number and not ok]
+        for done in changed.steps:
+            if done.number == step.number and not ok:
+                self._note_ended(incident.fleet, done)
         self._at(changed.next_at, changed.key)
+
+    def _note_ended(self, fleet: str, step: StepTaken) -> None:
+        self._ended.setdefault(fleet, deque(maxlen=STEPS_KEPT)).append(step)
 
     async def _write(self, before: Incident, after: Incident) -> Incident:
         fields = {
@@ -252,7 +258,7 @@ class Healer:
             offers=self._actions.offers(status) if status is not None else frozenset(),
             standby=standby is not None,
             budget=self._budget(incident, policy, now),
-            breaker=storm.breaker([*self._ended, *self._pending()], now),
+            breaker=storm.breaker([*self._ended.get(incident.fleet, ()), *self._pending(incident.fleet)], now),
             steps_before=self._steps_before(incident, policy, now),
             held=self._held(incident, status),
             tallies=self._tallies,
@@ -289,10 +295,9 @@ class Healer:
             return False
         return refuted(status, self._vitals.of(status), pending.epoch)
 
-    def _pending(self) -> list[StepTaken]:
-        """Steps under way, of all incidents."""
-        keys = [key for under in self._under.values() for key in under]
-        held = [self._book.open[key] for key in keys if key in self._book.open]
+    def _pending(self, fleet: str) -> list[StepTaken]:
+        """Steps under way in a fleet."""
+        held = [self._book.open[key] for key in self._under.get(fleet, ()) if key in self._book.open]
         return [step for incident in held if (step := pending_step(incident)) is not None]
 
     def _peers(self, incident: Incident) -> float:

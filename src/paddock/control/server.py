@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -308,7 +309,8 @@ class ControlServer:
         return await self._archive.read(lambda: read(about=about, kind=kind, after=after, limit=limit))
 
     async def status(self) -> Mapping[str, Any]:
-        return {**await self._status.totals(), "alerts": self.alerts.channels()}
+        incidents = Counter(incident.state.value for incident in self.care.book.open.values())
+        return {**await self._status.totals(), "incidents": dict(incidents), "alerts": self.alerts.channels()}
 
     async def ready(self) -> Mapping[str, str]:
         return await self._status.ready()

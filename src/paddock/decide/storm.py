@@ -292,8 +292,8 @@ def allowed(budget: Budget, *, size: int, acted_at: Sequence[float], healing: in
 
 
 def breaker(steps: Iterable[StepTaken], now: float) -> Answer:
-    """Whether the healer may go on acting. `steps` are those of policies, of all agents, of the last hours; what nodes
-    did by themselves and what people asked for does not count."""
+    """Whether the healer may go on acting in a fleet. `steps` are those of its policy, for all its agents, of the last
+    hours; what nodes did by themselves and what people asked for does not count."""
     ours = [step for step in steps if step.by == "policy"]
     ended = sorted((step for step in ours if _judged(step)), key=lambda step: step.ended_at)
     recent: list[bool] = []
@@ -310,11 +310,14 @@ def breaker(steps: Iterable[StepTaken], now: float) -> Answer:
             opened_at, recent = None, []
     if opened_at is None:
         return YES
-    why = f"{sum(recent)} of the last {len(recent)} healing steps did not help: the healer stopped itself"
+    why = (
+        f"{sum(recent)} of the last {len(recent)} healing steps in this fleet did not help: for "
+        f"{TRIAL_REST_S / 60:.0f} min it is not healed, then one step is on trial"
+    )
     if now < opened_at + TRIAL_REST_S:
         return Answer(False, opened_at + TRIAL_REST_S, why)
     on_trial = any(step.outcome is Outcome.PENDING and step.started_at >= opened_at + TRIAL_REST_S for step in ours)
-    return Answer(False, now + ASK_AGAIN_S, f"{why}; one step is on trial") if on_trial else YES
+    return Answer(False, now + ASK_AGAIN_S, f"{why}, which it is now") if on_trial else YES
 
 
 def _judged(step: StepTaken) -> bool:

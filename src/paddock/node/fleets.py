@@ -152,9 +152,9 @@ class Fleets:
             here.renewing.add(agent.name)
 
     def reached(self, fleet: str) -> float:
-        """How many agents its version was brought to, or is being brought to; infinite: to all."""
+        """How many agents here its version was brought to, or is being brought to: more cannot die of it."""
         here = self.fleets.get(fleet)
-        return len(here.agents) - len(here.outdated) if here is not None and here.outdated else math.inf
+        return len(here.agents) - len(here.outdated) if here is not None else math.inf
 
     def released(self, fleet: str) -> None:
         """Its version is held no more: a rollout may go on."""
