@@ -70,7 +70,7 @@ def serving(folder: Path) -> Iterator[Paddock]:
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             query = dict(parse_qsl(parts.query))
             status, answer = canned.answer(Call(self.command, parts.path, query, body, token))
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            content = answer if isinstance(answer, bytes) else b"" if status == 204 else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             if status == 429:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from paddock.cli import ready
+from paddock.cli import ready, show
 from paddock.cli.main import app, hoist
 from paddock.cli.show import duration
 from paddock.fabric import embedded
@@ -40,6 +40,7 @@ COMMANDS = [
     ("describe", "node", "local"),
     ("logs", "executor/0"),
     ("scale", "executor", "3"),
+    ("delete", "fleet", "executor"),
     ("heal", "executor/0"),
     ("heal", "--all"),
     ("alert", "test"),
@@ -175,6 +176,7 @@ def test_wrong_usage_is_exit_code_two(paddock: Paddock) -> None:
         ("get", "cows"),
         ("scale", "a", "-1"),
         ("heal",),
+        ("delete", "agent", "executor/0"),
         ("task", "submit"),
         ("task", "submit", "critic"),
         ("task", "submit", "critic", "review", "x.py"),
@@ -227,6 +229,7 @@ def test_agents_that_fail_are_named_with_their_reason(paddock: Paddock) -> None:
     told = paddock.run("scale", "executor", "2")
     assert told.exit_code == 1
     assert "executor/1 is quarantined: exit code 3, 11 times in 60 s" in told.stderr
+    assert "When the cause is mended, 'paddock heal --all' tries at once" in told.stderr
     assert paddock.calls[0].body == {"replicas": 2}
 
 
@@ -284,6 +287,24 @@ def test_agents_that_take_too_long_are_told(paddock: Paddock) -> None:
     told = paddock.run("scale", "executor", "2", "--wait-s", "0.01")
     assert told.exit_code == 1
     assert "executor: 1 of 2 ready" in told.stderr
+    assert "heal" not in told.stderr
+
+
+def test_a_fleet_is_deleted_once_its_agents_have_ended(paddock: Paddock) -> None:
+    paddock.on("DELETE", "/api/v1/fleets/executor", (204, None))
+    looks = iter([[agent("executor/0"), agent("executor/1")], [agent("executor/1")], []])
+    paddock.on("GET", "/api/v1/agents", lambda call: {"items": next(looks), "next": None})
+    told = paddock.run("delete", "fleet", "executor")
+    assert told.exit_code == 0, told.stderr
+    assert told.stderr.splitlines() == ["0/2 agents ended", "1/2 agents ended", "executor is deleted"]
+
+
+def test_agents_of_a_deleted_fleet_that_do_not_end_are_told(paddock: Paddock) -> None:
+    paddock.on("DELETE", "/api/v1/fleets/executor", (204, None))
+    paddock.on("GET", "/api/v1/agents", {"items": [agent("executor/0")], "next": None})
+    told = paddock.run("delete", "fleet", "executor", "--wait-s", "0.01")
+    assert told.exit_code == 1
+    assert "executor is deleted, and 1 of its agents run still: see 'paddock get agents'" in told.stderr
 
 
 def test_plan_changes_nothing_and_shows_fields(paddock: Paddock, tmp_path: Path) -> None:
@@ -381,6 +402,26 @@ def test_doctor_tells_what_a_sync_costs_there(
     assert re.search(expected, told.stdout)
 
 
+def test_a_number_that_is_no_time_is_not_shown_as_one() -> None:
+    assert show.for_people("policy", {"recovered_at": 70, "opened_at": 1767225600.0})["recovered_at"] == 70
+
+
+def test_a_reason_that_has_no_room_beside_its_task_stands_beneath_it(
+    paddock: Paddock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = "its agent died, hung or was stopped while running it, or it failed, 3 times, which is once too often"
+    dead = view(id="0" * 32, fleet="architect", state="dead", agent="architect/0", error={"message": text})
+    done = view(id="1" * 32, fleet="architect", state="done", agent="architect/0")
+    paddock.on("GET", "/api/v1/tasks", {"items": [dead, done], "next": None})
+    lines = paddock.run("get", "tasks").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("0" * 32)
+    assert all(line.startswith("    ") and line[4] != " " for line in lines[2:-1])
+    assert " ".join(line.strip() for line in lines[2:-1]) == text
+    assert lines[-1].startswith("1" * 32)
+
+
 def test_the_schema_is_json() -> None:
     told = CliRunner().invoke(app, ["schema"])
     assert json.loads(told.stdout)["type"] == "object"
@@ -414,9 +455,9 @@ def test_the_totals_are_told_in_lines_for_people_and_whole_in_json(paddock: Padd
 
 def test_describe_writes_times_and_sizes_for_people_and_what_authors_gave_as_it_is(paddock: Paddock) -> None:
     given = {"expires_at": 12.5, "none": [], "size_bytes": 2**30}
-    paddock.on("GET", "/api/v1/tasks/T1", view(submitted_at=90000.0, kept_s=604800.0, args=given, result=given))
+    paddock.on("GET", "/api/v1/tasks/T1", view(submitted_at=1767225600.0, kept_s=604800.0, args=given, result=given))
     told = paddock.run("describe", "task", "T1").stdout
-    assert re.search(r"^submitted_at +1970-01-\d\d \d\d:\d\d:00 \S+$", told, re.M)
+    assert re.search(r"^submitted_at +202[56]-\d\d-\d\d \d\d:\d\d:00 \S+$", told, re.M)
     assert re.search(r"^kept_s +7d0h$", told, re.M)
     assert told.count("expires_at: 12.5") == 2
     assert told.count("none: []") == 2

@@ -339,6 +339,16 @@ async def test_a_release_that_dies_everywhere_alike_is_held_and_a_stable_canary_
     assert node.fleets.agents["tool/0"].reason == ""
 
 
+async def test_a_fleet_of_two_that_cannot_start_is_held_at_the_second_death(world: World) -> None:
+    await world.node()
+    await world.place(bad(world), "0", "1")
+    event = await world.event("node.held", "tool")
+    assert sorted(event.data["agents"]) == ["tool/0", "tool/1"]
+    (world.folder / "good").touch()
+    for name in ("0", "1"):
+        await world.ready(f"tool/{name}")
+
+
 async def test_a_new_version_releases_at_once(world: World) -> None:
     await world.node()
     await world.place(bad(world), *NAMES)

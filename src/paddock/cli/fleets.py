@@ -1,4 +1,4 @@
-"""Commands that say what is wanted: apply, plan, scale, heal."""
+"""Commands that say what is wanted: apply, plan, scale, delete, heal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ MANIFEST_BYTES_MAX = 1_000_000
 """More is not even read; the server's own limit is lower."""
 
 READY_S_MAX = 300.0
+RESTING = ("quarantined", "failed")
+"""States that end by themselves only after long, or never."""
 
 Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", show_default=False)]
 Wait = Annotated[float, typer.Option("--wait-s", min=0, help="How long to wait for agents; 0: do not wait.")]
@@ -31,6 +33,7 @@ def add(app: typer.Typer) -> None:
     app.command()(apply)
     app.command()(plan)
     app.command(context_settings={"ignore_unknown_options": True})(scale)  # -1 is a number that is refused, no option
+    app.command()(delete)
     app.command()(heal)
 
 
@@ -79,6 +82,29 @@ def scale(
         if wait_s:
             raise_problems(wait_fleets(api, [fleet], limit_s=wait_s))
     show.say(f"{fleet} is scaled to {replicas}")
+
+
+def delete(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="fleet", help="What to delete: fleet.")],
+    fleet: Annotated[str, typer.Argument(metavar="NAME", help="As 'paddock get fleets' shows it.")],
+    wait_s: Wait = READY_S_MAX,
+) -> None:
+    """Stop the agents of a fleet and want it no more; they end what they hold first.
+
+    Example: paddock delete fleet coder
+    """
+    from paddock.cli.client import path_of
+    from paddock.cli.ready import wait_gone
+
+    if kind != "fleet":
+        raise typer.BadParameter(f"{kind!r} cannot be deleted, a fleet can: paddock delete fleet NAME")
+    with session(context).api() as api:
+        api.call("DELETE", path_of("fleets", fleet))
+        left = wait_gone(api, fleet, limit_s=wait_s) if wait_s else 0
+    if left:
+        raise NotReady(f"{fleet} is deleted, and {left} of its agents run still: see 'paddock get agents'")
+    show.say(f"{fleet} is deleted")
 
 
 def heal(
@@ -155,4 +181,6 @@ def wanted_fleets(plan: dict[str, Any]) -> list[str]:
 
 def raise_problems(problems: list[str]) -> None:
     if problems:
-        raise NotReady("; ".join(problems))
+        rests = any(f" is {state}: " in problem for problem in problems for state in RESTING)
+        mended = ". When the cause is mended, 'paddock heal --all' tries at once" if rests else ""
+        raise NotReady("; ".join(problems) + mended)

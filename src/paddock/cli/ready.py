@@ -16,6 +16,8 @@ SETTLED_S = 5.0
 """Agents that fail are tried again; a fleet that stands like this for so long is told as failed."""
 
 PROBLEMS_MAX = 5
+AGENTS_MAX = 1000
+"""So many agents of a fleet that goes are counted."""
 
 Report = Callable[[int, int], None]
 
@@ -60,6 +62,20 @@ def wait_fleets(
     for agent in sorted(agent for agents in told.values() for agent in agents):
         show.say(f"{agent} is degraded, {AS_TOLD}: 'paddock heal {agent}' ends that")
     return [] if stopped() else problems(api, fleets)
+
+
+def wait_gone(api: Api, fleet: str, *, limit_s: float) -> int:
+    """Wait until no agent of a deleted fleet is left; returns how many are when the time is over."""
+    end = time.monotonic() + limit_s
+    before = 0
+    with progress("agents ended") as report:
+        while left := sum(1 for _ in api.pages("/api/v1/agents", limit=AGENTS_MAX, fleet=fleet)):
+            before = max(before, left)
+            report(before - left, before)
+            if time.monotonic() > end:
+                return left
+            time.sleep(POLL_S)
+    return 0
 
 
 def _items(answer: Any) -> list[Any]:

@@ -36,6 +36,12 @@ COLOURS = {
 }
 
 
+ROOM_MIN = 30
+"""Columns that sentences need beside others; with less they go beneath their line."""
+BENEATH = "    "
+UNIX_S_MIN = 1e8
+"""A time in 1973; what is less, whatever its name ends with, is no time of this software."""
+
 EXACT = frozenset(("args", "result", "config", "env", "data", "command"))
 """What authors of agents gave or returned; shown as it is."""
 
@@ -65,12 +71,17 @@ def warn(text: str) -> None:
     console(err=True).print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)
 
 
-def wrapped(text: str, *, indent: int = 0) -> str:
-    """Text in the width of the terminal, its further lines that far in; as it is when there is none."""
+def wrapped(text: str, *, indent: int = 0, taken: int = 0) -> str:
+    """Text in the width of the terminal, its further lines that far in, the first one after so many columns that are
+    taken already; as it is when there is no terminal."""
     wide = console().width
     if wide == WIDTH_UNKNOWN:
         return text
-    return textwrap.fill(text, max(wide, indent + 20), subsequent_indent=" " * indent, break_on_hyphens=False)
+    blanks, further = " " * taken, " " * indent
+    filled = textwrap.fill(
+        text, max(wide, indent + 20), initial_indent=blanks, subsequent_indent=further, break_on_hyphens=False
+    )
+    return filled[taken:]
 
 
 def dump(value: Any, form: Form) -> None:
@@ -87,14 +98,34 @@ def rows(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], form
     """Print a list: as a table with these columns, or whole as JSON or YAML."""
     if form is not Form.TABLE:
         dump(list(items), form)
-    elif items:
-        out = console()
-        with out.capture() as printed:
-            out.print(table(items, columns))
-        # A pipe is taken to be wide: nobody wants the blanks up to its end.
-        typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
-    else:
+    elif not items:
         say(empty or "none")
+    elif _crowded(items, columns):
+        *others, last = columns
+        head, *lines = _lines(table(items, {name: columns[name] for name in others}))
+        typer.echo(head)
+        for item, line in zip(items, lines, strict=True):
+            typer.echo(line)
+            if text := _line(columns[last](item)):
+                typer.echo(BENEATH + wrapped(_text(text), indent=len(BENEATH), taken=len(BENEATH)))
+    else:
+        typer.echo("\n".join(_lines(table(items, columns))))
+
+
+def _lines(table: Table) -> list[str]:
+    out = console()
+    with out.capture() as printed:
+        out.print(table)
+    # A pipe is taken to be wide: nobody wants the blanks up to its end.
+    return [line.rstrip() for line in printed.get().splitlines()]
+
+
+def _crowded(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]) -> bool:
+    """Whether the last column, which holds sentences, has too little room beside the others."""
+    *others, last = columns
+    taken = sum(2 + max(len(name), *(len(_text(_line(columns[name](item)))) for item in items)) for name in others)
+    longest = max(len(_text(_line(columns[last](item)))) for item in items)
+    return longest > (room := console().width - taken) and room < ROOM_MIN
 
 
 def table(items: Iterable[Any], columns: Mapping[str, Callable[[Any], Any]]) -> Table:
@@ -166,7 +197,8 @@ def for_people(key: str, value: Any) -> Any:
         return ", ".join(map(str, value)) if plain else [for_people("", item) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if key.endswith("_at") or key in ("at", "not_before", "kept_until"):
+    time_like = key.endswith("_at") or key in ("at", "not_before", "kept_until")
+    if time_like and (not value or value >= UNIX_S_MIN):
         return f"{moment(value)} {zone()}"
     if key.endswith("_s") and value >= 60:
         return duration(value)
