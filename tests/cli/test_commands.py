@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
+from rich.live import Live
 from typer.testing import CliRunner
 
 from paddock.cli import ready, show
@@ -400,6 +403,17 @@ def test_doctor_tells_what_a_sync_costs_there(
     told = CliRunner().invoke(app, ["doctor", "--port", "0", "--data", str(tmp_path / "new")])
     assert told.exit_code == 0
     assert re.search(expected, told.stdout)
+
+
+def test_what_is_said_while_a_picture_stands_goes_above_it(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with show.picture(out), Live("the picture", console=out, auto_refresh=False):
+        show.say("node is ready")
+        show.warn("mind the gap")
+    show.say("after it")
+    written = out.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search("node is ready.*the picture.*mind the gap.*the picture", written, re.S)
+    assert capsys.readouterr().err == "after it\n"
 
 
 def test_a_number_that_is_no_time_is_not_shown_as_one() -> None:

@@ -36,6 +36,11 @@ class Session:
             raise Unavailable(nobody)
         data = DataDir.open(folder)
         running = data.running("server")
+        if (data.run / "started").exists():
+            nobody = (
+                f"the server of {folder} is gone, its agents may run on: 'paddock up' takes them over, "
+                f"'paddock down' ends them"
+            )
         if data.running("keeper") is not None:
             nobody = f"the server of {folder} is starting or was stopped: try again; see {data.log_file('server')}"
         if running is None or not running.url:

@@ -7,7 +7,8 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -55,11 +56,28 @@ class Form(StrEnum):
 Output = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
 
 
+_pictures: list[Console] = []
+"""Consoles on stderr that have a picture standing now, the last one on top."""
+
+
 def console(*, err: bool = False) -> Console:
     """Made at each use, so that it writes to what stdout is now; honours NO_COLOR."""
+    if err and _pictures:
+        return _pictures[-1]
     out = sys.stderr if err else sys.stdout
     unknown = not out.isatty() and "COLUMNS" not in os.environ
     return Console(file=out, width=WIDTH_UNKNOWN if unknown else None, highlight=False)
+
+
+@contextmanager
+def picture(out: Console) -> Iterator[None]:
+    """While something stands on this console that is drawn anew all the time, lines for people are written by it too:
+    it puts them above. Another console would write into the picture."""
+    _pictures.append(out)
+    try:
+        yield
+    finally:
+        _pictures.remove(out)
 
 
 def say(text: str) -> None:

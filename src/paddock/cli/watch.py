@@ -31,8 +31,7 @@ async def watch(api: Api, keeper: Keeper) -> None:
         return
     from rich.live import Live
 
-    with Live(console=out, auto_refresh=False, transient=True) as live:
-        # What the keeper says meanwhile appears above: Live redirects stderr.
+    with show.picture(out), Live(console=out, auto_refresh=False, transient=True) as live:
         async for fleets, trouble in _looks(api, keeper):
             live.update(picture(fleets, trouble, api.url), refresh=True)
 
