@@ -293,6 +293,26 @@ def test_agents_that_take_too_long_are_told(paddock: Paddock) -> None:
     assert "heal" not in told.stderr
 
 
+def test_what_agents_die_of_is_said_while_they_are_waited_for(
+    paddock: Paddock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "WHY_S", 0.0)
+    paddock.on("POST", "/api/v1/fleets/executor/scale", fleet("executor", 1, 0))
+    looks = iter([fleet("executor", 1, 0, pending=1)] * 3 + [fleet("executor", 1, 1)])
+    paddock.on("GET", "/api/v1/fleets", lambda call: [next(looks)])
+    reasons = iter(["exit code 1; again in 0.4 s", "exit code 1; again in 0.8 s", "out of memory; again in 1.6 s"])
+
+    def agents(call: Any) -> Any:
+        dead = agent("executor/0", "pending", reason=next(reasons), last_exit={"reason": "exit code 1"})
+        return {"items": [dead], "next": None}
+
+    paddock.on("GET", "/api/v1/agents", agents)
+    told = paddock.run("scale", "executor", "1")
+    assert told.exit_code == 0, told.stderr
+    assert told.stderr.count("executor/0 is tried again: exit code 1; see 'paddock logs executor/0'") == 1
+    assert "executor/0 is tried again: out of memory; see" in told.stderr
+
+
 def test_a_fleet_is_deleted_once_its_agents_have_ended(paddock: Paddock) -> None:
     paddock.on("DELETE", "/api/v1/fleets/executor", (204, None))
     looks = iter([[agent("executor/0"), agent("executor/1")], [agent("executor/1")], []])

@@ -59,7 +59,7 @@ class World:
 
     async def node(self, **settings: Any) -> NodeService:
         fabric = self.broker.connect(f"node/n1/{len(self.nodes)}")
-        settings = {"starts_max": 8, "hello_s": 3.0, **settings}
+        settings = {"starts_max": 8, "hello_s": 3.0, "alive_s": 0.0, **settings}
         config = NodeConfig(
             id="n1",
             folder=str(self.folder),

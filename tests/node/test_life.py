@@ -164,7 +164,7 @@ async def test_a_restart_that_is_asked_for_is_graceful_and_counts_no_death(world
     assert await world.events("agent.died", "crew/0") == []
 
 
-async def test_a_command_is_ready_at_once_and_gets_ports(world: World) -> None:
+async def test_a_command_is_ready_by_running_and_gets_ports(world: World) -> None:
     await world.node()
     text = "import os, time; print(os.environ['PORT'], os.environ['PORT_ADMIN'], flush=True); time.sleep(60)"
     await world.place(script(text, ports=["port", "admin"]), "a")
@@ -182,6 +182,17 @@ async def test_a_command_that_does_not_exist_fails_with_one_sentence(world: Worl
     await world.place(command("no-such-command-here"), "0")
     status = await world.agent("tool/0", lambda s: s.state is AgentState.FAILED, "failed")
     assert status.reason == "fleet tool: command 'no-such-command-here' was not found in PATH"
+
+
+async def test_a_command_that_ends_at_once_was_never_ready(world: World) -> None:
+    await world.node(alive_s=0.5)
+    await world.place(script("raise SystemExit(3)"), "0")
+    assert "exit code 3" in (await world.event("agent.died", "tool/0")).text
+    assert await world.events("agent.ready", "tool/0") == []
+    await world.place(script("import time; time.sleep(1000)", version="2"), "0")
+    found = await world.ready("tool/0")
+    ready = await world.event("agent.ready", "tool/0")
+    assert ready.at - found.started_at >= 0.5
 
 
 async def test_a_probe_makes_ready_and_its_failures_replace(world: World) -> None:

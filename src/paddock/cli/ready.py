@@ -16,6 +16,9 @@ SETTLED_S = 5.0
 """Agents that fail are tried again; a fleet that stands like this for so long is told as failed."""
 
 PROBLEMS_MAX = 5
+WHY_S = 2.0
+WHY_AGENTS = 3
+"""So many agents that wait for their next start are looked at, of each fleet."""
 AGENTS_MAX = 1000
 """So many agents of a fleet that goes are counted."""
 
@@ -31,6 +34,7 @@ def wait_fleets(
         return []
     end = time.monotonic() + limit_s
     settled_since: float | None = None
+    why = _Why(api)
     with progress("agents ready") as report:
         while True:
             fleets = [fleet for fleet in _items(api.get("/api/v1/fleets")) if fleet["name"] in names]
@@ -58,10 +62,33 @@ def wait_fleets(
                         if _open(fleet, as_told=less[fleet["name"]]) > 0 or _rolls(fleet)
                     ),
                 ]
+            why.look(fleets)
             time.sleep(POLL_S)
     for agent in sorted(agent for agents in told.values() for agent in agents):
         show.say(f"{agent} is degraded, {AS_TOLD}: 'paddock heal {agent}' ends that")
     return [] if stopped() else problems(api, fleets)
+
+
+class _Why:
+    """Says while people wait what those died of that are about to be tried again, each thing once."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._at = time.monotonic() + WHY_S
+        self._told: set[tuple[str, str]] = set()
+
+    def look(self, fleets: Collection[dict[str, Any]]) -> None:
+        if time.monotonic() < self._at:
+            return
+        self._at = time.monotonic() + WHY_S
+        for fleet in fleets:
+            if not (fleet.get("states") or {}).get("pending"):
+                continue
+            for agent in self._api.pages("/api/v1/agents", limit=WHY_AGENTS, fleet=fleet["name"], state="pending"):
+                reason = str(agent.get("reason") or "").partition("; again in ")[0]
+                if agent.get("last_exit") and reason and (fleet["name"], reason) not in self._told:
+                    self._told.add((fleet["name"], reason))
+                    show.say(f"{agent['id']} is tried again: {reason}; see 'paddock logs {agent['id']}'")
 
 
 def wait_gone(api: Api, fleet: str, *, limit_s: float) -> int:

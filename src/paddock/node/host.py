@@ -45,6 +45,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Starts in flight."""
     hello_s: float = 3.0
     """How long an agent whose start was under way when the node died may take to say hello."""
+    alive_s: float = 1.0
+    """A command of which nothing tells when it is ready is, once it has run for so long (supervisord's `startsecs`)."""
     beat_s: float = 10.0
     """How often the node tells its own status."""
     subreaper: bool = False

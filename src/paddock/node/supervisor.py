@@ -266,7 +266,9 @@ class Supervised(Aftermath):
             host.deadlines.set((self.id, "start"), health.start_s, self._too_slow)
         self._probe(adopted=adopted)
         if not health.http and self.running.runtime != "python" and self.ready_at is None:
-            self._comes()  # it may never speak to us; that it runs is all we know
+            # It may never speak to us; that it runs is all we know.
+            alive_s = min(host.config.alive_s, health.start_s / 2)
+            host.deadlines.set((self.id, "alive"), alive_s, lambda late_s: self._comes())
         if self.row.mend and not self._order:
             self._order = f"{self.row.mend} was begun before its node ended"
         if not self.wanted or self._order:
@@ -275,7 +277,7 @@ class Supervised(Aftermath):
         try:
             exit = await live.wait()
         finally:
-            for what in ("start", "beat", "kill", "go", "stable"):
+            for what in ("start", "alive", "beat", "kill", "go", "stable"):
                 host.deadlines.drop((self.id, what))
             host.prober.forget(self)
         if self.link is not None:
