@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -39,6 +40,8 @@ class SqlRecord(History):
         self._writer = engine.execution_options(**{WRITES: True})
         self._dialect = engine.dialect.name
         self._place = place
+        self._texts: dict[Callable[[str], Any], tuple[str, Callable[[rows.Row], Any] | None]] = {}
+        """Query → its SQL and, where that is by position, the values of a row in order."""
         self._file = _file_identity(engine, place)
 
     @classmethod
@@ -76,7 +79,16 @@ class SqlRecord(History):
         with self._writing() as connection:
             for query, values in writes:
                 if values:
-                    connection.execute(query(self._dialect), values)
+                    self._many(connection, query, values)
+
+    def _many(self, connection: sa.Connection, query: Callable[[str], Any], values: Sequence[rows.Row]) -> None:
+        """As `connection.execute`, without its work for each row: rows are of what the driver takes, all of one shape."""
+        if query not in self._texts:
+            compiled = query(self._dialect).compile(dialect=connection.dialect, column_keys=list(values[0]))
+            names = compiled.positiontup
+            self._texts[query] = str(compiled), operator.itemgetter(*names) if names else None
+        text, in_order = self._texts[query]
+        connection.exec_driver_sql(text, list(map(in_order, values)) if in_order else list(values))
 
     def cursor(self, stream: str, created: str = "") -> int:
         with self._reading() as connection:
