@@ -82,7 +82,7 @@ class SqlRecord(History):
                     self._many(connection, query, values)
 
     def _many(self, connection: sa.Connection, query: Callable[[str], Any], values: Sequence[rows.Row]) -> None:
-        """As `connection.execute`, without its work for each row: rows are of what the driver takes, all of one shape."""
+        """As `connection.execute`, without its work for each row: rows are what the driver takes, all of one shape."""
         if query not in self._texts:
             compiled = query(self._dialect).compile(dialect=connection.dialect, column_keys=list(values[0]))
             names = compiled.positiontup
