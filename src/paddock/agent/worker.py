@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from itertools import takewhile
 
 import msgspec
 
@@ -78,6 +77,8 @@ class Worker:
         self._slots = slots
         self._held: dict[int, Held] = {}
         """In the order of their hand-outs. Not by ack subject: a fabric that forgot one makes the same again."""
+        self._same: dict[str, list[Held]] = {}
+        """Task → its hand-outs in hand, in their order: more than one when the fabric forgot the first."""
         self._alone: list[Held] = []
         """Those that run with nothing else in hand, or wait for that."""
         self._busy = 0
@@ -107,6 +108,7 @@ class Worker:
         self._busy += 1
         held = Held(delivery, self._decode(delivery), self._context.clock)
         self._held[id(held)] = held
+        self._same.setdefault(held.task.id, []).append(held)
         self._owner.start(f"task-{held.task.id}", self._serve(held))
 
     def still_working(self) -> None:
@@ -158,6 +160,10 @@ class Worker:
                 await asyncio.wait((held.call.work,))  # its time is over but its code is not: it keeps the slot
         finally:
             del self._held[id(held)]
+            same = self._same[held.task.id]
+            same.remove(held)
+            if not same:
+                del self._same[held.task.id]
             if held in self._alone:
                 self._alone.remove(held)
             self._busy -= 1
@@ -176,12 +182,8 @@ class Worker:
     # a second hand-out waits in hand until the first is over.
 
     async def _first_here(self, held: Held) -> None:
-        while not held.stopped and any(other.task.id == held.task.id for other in self._before(held)):
+        while not held.stopped and self._same[held.task.id][0] is not held:
             await self._context.clock.sleep(HERE_LOOK_S)
-
-    def _before(self, held: Held) -> Iterator[Held]:
-        """The hand-outs in hand that came before this one."""
-        return takewhile(lambda other: other is not held, self._held.values())
 
     async def _first_on_node(self, held: Held) -> None:
         told, look_s = False, LOOK_S_MIN
