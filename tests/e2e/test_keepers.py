@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -134,6 +135,15 @@ def test_down_ends_the_agents_whose_keepers_died(installation: Installation, tmp
         (installation.data / "run/started").unlink()
     installation.cli("down")
     assert [agent.pid for agent in agents if lives(agent)] == []
+    assert installation.processes() == []
+
+
+def test_two_who_take_it_down_at_once_both_see_it_down(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    installation.up(tmp_path / "m.yaml")
+    with ThreadPoolExecutor(2) as both:
+        told = list(both.map(lambda _: installation.cli("down", ok=False), range(2)))
+    assert [one.returncode for one in told] == [0, 0], [one.stderr for one in told]
     assert installation.processes() == []
 
 

@@ -13,11 +13,11 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from urllib.parse import urlsplit
 
-from paddock.app.data import DataDir, explain
+from paddock.app.data import DataDir, Locked, explain
 from paddock.app.keeper import Keeper, Role, Say, Unwell, spawn
 from paddock.app.process import send
 from paddock.app.room import ROOM_BYTES, DiskWatch, free_bytes
@@ -31,6 +31,9 @@ NATS_URL = "PADDOCK_NATS_URL"
 
 NODE_STOP_S_MAX = 120.0
 """A node ends after its agents; they have their templates' `stop_grace_s` for that, 10 s if nothing else is said."""
+
+OTHER_S_MAX = 10.0
+"""So long who takes Paddock down waits for another who does."""
 
 ORDER = ("sync", "fabric", "node", "server")
 
@@ -193,7 +196,8 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
     A keeper that lives is asked to do it. Else it is done here; when the node is gone but has left agents, fabric and
     node are started once more, for only a node can stop agents gracefully. `Unavailable` when some are left even so."""
     asked = await asyncio.to_thread(_ask_keeper, data, say, limit_s)
-    with data.keep():
+    with ExitStack() as held:
+        await _keep(data, held)
         left = Keeper(data, roles(data, port=0, durability="always"), say)
         found = left.marker.exists() or bool(await _agents(data))
         if found:
@@ -211,6 +215,19 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
                 f"see {data.log_file('node')}, then call 'paddock down' again"
             )
         return asked or found
+
+
+async def _keep(data: DataDir, held: ExitStack) -> None:
+    """As `DataDir.keep`; another `down`, which is at the same, is waited for."""
+    end = time.monotonic() + OTHER_S_MAX
+    while True:
+        try:
+            held.enter_context(data.keep())
+            return
+        except Locked:
+            if time.monotonic() > end:
+                raise
+        await asyncio.sleep(0.1)
 
 
 async def _agents(data: DataDir) -> dict[str, int]:
