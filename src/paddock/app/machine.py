@@ -197,7 +197,7 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
     node are started once more, for only a node can stop agents gracefully. `Unavailable` when some are left even so."""
     asked = await asyncio.to_thread(_ask_keeper, data, say, limit_s)
     with ExitStack() as held:
-        await _keep(data, held)
+        await asyncio.to_thread(_keep, data, held)
         left = Keeper(data, roles(data, port=0, durability="always"), say)
         found = left.marker.exists() or bool(await _agents(data))
         if found:
@@ -217,7 +217,7 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
         return asked or found
 
 
-async def _keep(data: DataDir, held: ExitStack) -> None:
+def _keep(data: DataDir, held: ExitStack) -> None:
     """As `DataDir.keep`; another `down`, which is at the same, is waited for."""
     end = time.monotonic() + OTHER_S_MAX
     while True:
@@ -227,7 +227,7 @@ async def _keep(data: DataDir, held: ExitStack) -> None:
         except Locked:
             if time.monotonic() > end:
                 raise
-        await asyncio.sleep(0.1)
+        time.sleep(0.1)
 
 
 async def _agents(data: DataDir) -> dict[str, int]:
