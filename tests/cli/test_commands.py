@@ -78,6 +78,14 @@ def test_down_with_nothing_running_says_so_and_is_content(tmp_path: Path, paddoc
     assert "nothing to stop" in told.stderr
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_would_lead_to_another_path_is_refused_and_nothing_is_asked(paddock: Paddock, name: str) -> None:
+    told = paddock.run("delete", "fleet", name)
+    assert told.exit_code != 0
+    assert f"{name!r} is no name" in told.stderr
+    assert paddock.calls == []
+
+
 def test_agents_fit_eighty_columns_with_their_figures(paddock: Paddock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     items = [agent("architect/0"), agent("executor/49", "quarantined", pid=None, health=0)]

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from paddock.model.errors import Denied, PaddockError, QueueFull, Unavailable
+from paddock.model.errors import Denied, PaddockError, QueueFull, Refused, Unavailable
 
 PAGE = 500
 WAIT_S = 25.0
@@ -135,5 +135,7 @@ def agent_path(agent: str) -> str:
 
 
 def path_of(kind: str, name: str) -> str:
-    """`/api/v1/<kind>/<name>`, whatever somebody typed as a name."""
+    """`/api/v1/<kind>/<name>`, whatever somebody typed as a name; Refused when it would lead to another path."""
+    if name in ("", ".", ".."):
+        raise Refused(f"{name!r} is no name: 'paddock get --help' tells how to list the names there are")
     return f"/api/v1/{kind}/{quote(name, safe='')}"
