@@ -77,6 +77,43 @@ def test_a_block_that_was_written_anew_is_kept_as_it_was(store: Store) -> None:
     assert links(store) == {"1.blk": b"compact", "2.blk": b""}
 
 
+def test_an_old_block_is_kept_for_as_long_as_one_before_it(store: Store) -> None:
+    """That what was in block 1 is removed may be noted in block 2 alone."""
+    store.roll()
+    files = StreamFiles(store.folder)
+    files.sync()
+    of = {int(path.stem): path.stat().st_ino for path in store.blocks.glob("*.blk")}
+    store.path(1).unlink()
+    store.replace(2)
+    held = kept.Kept(store.folder)
+    held.follow({1: of[1], 2: store.path(2).stat().st_ino, 3: of[3]}, {2: store.path(2).stat().st_ino, 3: of[3]})
+    assert links(store) == {"1.blk": b"old", "2.blk": b"", "3.blk": b""}
+    held.follow({3: of[3]}, {3: of[3]})
+    assert links(store) == {"3.blk": b""}
+
+
+def test_new_links_come_before_old_ones_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What made the old one needless may lie in the new block, and that may go before it has its link."""
+    StreamFiles(store.folder).sync()
+    store.append(b"new")
+    store.path(1).unlink()
+    store.roll()
+    files = StreamFiles(store.folder)
+
+    def gone(source: Path, target: Path) -> None:
+        store.path(3).unlink()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "link", gone)
+        meanwhile.setattr(kept, "sync_folder", lambda folder: pytest.fail("nothing is to be dropped yet"))
+        with pytest.raises(FileNotFoundError):
+            kept.Kept(store.folder).follow({2: 0, 3: 0}, {2: 0, 3: 0})
+    assert set(links(store)) == {"1.blk", "2.blk"}
+    files.sync()
+    assert set(links(store)) == {"2.blk"}
+
+
 def test_another_syncer_goes_on_with_what_the_one_before_kept(store: Store) -> None:
     StreamFiles(store.folder).sync()
     store.path(1).unlink()
@@ -172,6 +209,42 @@ def test_a_broker_that_was_only_killed_gets_nothing_back(store: Store) -> None:
 def test_what_lay_in_its_blocks_when_it_started_is_kept_before_anybody_asks(store: Store) -> None:
     started(store, after_a_cut=False)
     assert links(store) == {"1.blk": b"old", "2.blk": b""}
+
+
+def test_what_could_not_be_synced_is_written_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = store.folder / "obs" / "p0"
+    lane.mkdir(parents=True)
+    (lane / "meta.inf").write_bytes(b"lane")
+    (lane / "meta.inf").chmod(0o640)
+    StreamFiles(store.folder).sync()
+    store.path(1).unlink()
+    store.append(b"new")
+    kept.mark(store.folder, "Input/output error")
+    (store.folder / "anew").write_bytes(b"of a start that was broken off")
+    (store.folder / "kept" / "1.draft").write_bytes(b"likewise")
+    before = {path: path.stat() for path in (store.path(2), lane / "meta.inf", store.folder / "meta.inf")}
+    disk = Disk(monkeypatch)
+    started(store, after_a_cut=False)
+    for path, stat in before.items():
+        found = path.stat()
+        assert (found.st_ino != stat.st_ino, found.st_mode, found.st_size) == (True, stat.st_mode, stat.st_size)
+        assert str(path.parent) in disk.names
+    assert links(store) == {"1.blk": b"old", "2.blk": b"new"}, "the new value of what was in it may be what is lost"
+    assert sorted(os.listdir(store.folder)) == ["kept", "meta.inf", "msgs", "obs"]
+    StreamFiles(store.folder).sync()
+
+
+def test_a_start_that_cannot_sync_is_not_believed_the_next_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = store.path(1).stat().st_ino
+    disk = Disk(monkeypatch)
+    disk.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        started(store, after_a_cut=False)
+    disk.error = None
+    assert kept.marked(store.folder) == "Input/output error"
+    started(store, after_a_cut=False)
+    assert store.path(1).stat().st_ino != before
+    assert not kept.marked(store.folder)
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddock.fabric import embedded, groups, subjects
+from paddock.fabric import embedded, groups, kept, subjects, syncer
 from paddock.fabric.client import NatsFabric
 from paddock.fabric.groups import ALL
 from paddock.fabric.syncer import StreamFiles, Syncer
@@ -169,6 +170,59 @@ def test_a_folder_that_changes_twice_in_a_tick_of_the_clock_is_looked_at_twice(d
         store.roll()
 
 
+def test_where_times_are_whole_seconds_a_folder_is_trusted_later(
+    disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ext4 with inodes of 128 bytes."""
+    second = 1_700_000_000_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: second + 900_000_000)
+    files = StreamFiles(store.folder)
+    for _ in range(3):
+        store.append()
+        os.utime(store.blocks, ns=(second, second))
+        files.sync()
+        assert disk.bytes[store.path(store.last).stat().st_ino] == 1
+        store.roll()
+
+
+def test_a_block_that_goes_before_it_gets_its_link_is_looked_for_again(
+    disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the folder shows the same time as before."""
+    second = 1_700_000_000_000_000_000
+    store.roll()
+    os.utime(store.blocks, ns=(second, second))
+    real = os.link
+
+    def purged(source: Path, target: Path) -> None:
+        if store.path(1).exists():
+            store.path(1).unlink()
+            os.utime(store.blocks, ns=(second, second))
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", purged)
+    StreamFiles(store.folder).sync()
+    assert {path.name for path in (store.folder / "kept").iterdir()} == {"2.blk"}
+
+
+def test_without_a_descriptor_it_is_told_and_tried_again(
+    disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = StreamFiles(store.folder)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    for name in ("scandir", "open"):
+        with monkeypatch.context() as full:
+            full.setattr(os, name, refuse)
+            with pytest.raises(OSError, match="Too many open files"):
+                files.sync()
+    store.append()
+    files.sync()
+    assert disk.bytes[store.path(1).stat().st_ino] == 1
+
+
 def test_a_block_that_goes_while_it_is_looked_at_does_no_harm(disk: Disk, store: Store) -> None:
     files = StreamFiles(store.folder)
     files.sync()
@@ -210,6 +264,29 @@ def test_what_could_not_be_synced_is_never_said_to_be(disk: Disk, store: Store) 
     with pytest.raises(OSError, match="Input/output error"):
         files.sync()
     assert files.failed == "Input/output error"
+    with pytest.raises(OSError, match="Input/output error"):
+        StreamFiles(store.folder).sync()  # that of another syncer; the kernel tells its descriptors nothing
+
+
+def test_what_could_not_be_synced_nor_noted_is_noted_later(
+    disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = StreamFiles(store.folder)
+    disk.error = OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", refuse)
+        with pytest.raises(OSError, match="Input/output error"):
+            files.sync()
+        assert not files.marked
+    disk.error = None
+    with pytest.raises(OSError, match="Input/output error"):
+        files.sync()
+    assert files.marked
+    assert kept.marked(store.folder) == "Input/output error"
 
 
 def test_a_failed_write_to_a_block_that_is_full_by_now_is_heard_of(disk: Disk, store: Store) -> None:
@@ -439,18 +516,54 @@ async def test_a_failed_sync_is_told_until_the_broker_is_a_new_one(asked: Asked,
     disk.error = None
     assert await asked.says("S") == "Input/output error"
     assert await asked.says("well") == ""
+    failed = asked.syncer._files["S"]
     said = (await asked.asker.request(subjects.UNSYNCED)).data
     assert said == b"S cannot be put on disk: Input/output error"
     asked.broker.stop()
     asked.broker.start()
-    await soon(lambda: _reconnected(asked), what="the syncer is connected again")
+    await soon(lambda: _has_begun_anew(asked, failed), what="the syncer is connected again")
     store.append()
+    assert await asked.says("S") == "Input/output error", "it may be the broker of before, or one that was not settled"
+    asked.broker.stop()
+    kept.settle(asked.folder.parent, asked.folder, keep=True)
+    failed = asked.syncer._files["S"]
+    asked.broker.start()
+    await soon(lambda: _has_begun_anew(asked, failed), what="the syncer is connected again")
     assert await asked.says("S") == ""
     assert (await asked.asker.request(subjects.UNSYNCED)).data == b""
 
 
-async def _reconnected(asked: Asked) -> bool:
-    return not any(files.failed for files in asked.syncer._files.values())
+async def _has_begun_anew(asked: Asked, before: StreamFiles) -> bool:
+    return asked.syncer._files.get("S") is not before
+
+
+async def test_a_failure_that_has_no_mark_is_not_forgotten_with_the_connection(
+    asked: Asked, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(asked.folder / "S")
+    disk.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr(syncer, "mark", lambda stream, why: False)
+    assert await asked.says("S") == "Input/output error"
+    disk.error = None
+    asked.syncer._begin_anew()
+    assert await asked.says("S") == "Input/output error"
+
+
+async def test_a_stream_that_is_synced_when_the_broker_goes_is_looked_at_again(asked: Asked, disk: Disk) -> None:
+    store = Store(asked.folder / "S")
+    await asked.says("S")
+    store.append()
+    gate = Gate(disk, "1.blk")
+    asking = asked.asks("S")
+    await asyncio.to_thread(until, lambda: gate.reached, what="it syncs")
+    asked.syncer._begin_anew()
+    gate.opened.set()
+    assert (await asking).data == b""
+    await soon(lambda: _known(asked, "S"), what="it is looked at without being asked")
+
+
+async def _known(asked: Asked, stream: str) -> bool:
+    return stream in asked.syncer._files
 
 
 # --- what the fabric makes of it

@@ -33,18 +33,20 @@ class NoPowerToCut(Exception):
 class Disk:
     """See the module's text. `close` takes it away, whatever state it is in."""
 
-    def __init__(self, folder: Path, *, size_mb: int = SIZE_MB) -> None:
+    def __init__(self, folder: Path, *, size_mb: int = SIZE_MB, sparse: bool = True) -> None:
         self._image = folder / "disk.img"
         self.path = folder / "disk"
         folder.mkdir(parents=True, exist_ok=True)
         self.path.mkdir()
         with self._image.open("wb") as file:
             file.truncate(size_mb * 1024 * 1024)
-        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", str(self._image))
+        run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", str(self._image))
+        if not sparse:
+            self._image.write_bytes(self._image.read_bytes())
         self._mount()
 
     def _mount(self) -> None:
-        _run("mount", "-o", "loop,commit=300", str(self._image), str(self.path))
+        run("mount", "-o", "loop,commit=300", str(self._image), str(self.path))
 
     def prefix(self) -> list[str]:
         """How a command begins whose writes go to this disk: any does, by their paths."""
@@ -75,7 +77,7 @@ class Disk:
         self._image.unlink(missing_ok=True)
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -162,7 +162,7 @@ def _syncs(folder: Path) -> Check:
         name="syncs",
         verdict="warning",
         text=f"each task takes its own: {kind} does not promise, as it is mounted, to keep the order of renames",
-        todo="for about four times the tasks a second name a folder on ext4, btrfs or zfs with --data",
+        todo="for about four times the tasks a second name a folder on ext4 or zfs with --data",
     )
 
 

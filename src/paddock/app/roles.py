@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -146,6 +147,8 @@ def _run(main: Coroutine[Any, Any, None]) -> int:
     import uvloop
 
     _log_to_stderr()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # the node holds two for each agent, the syncer one a stream
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # What is there now stays; and of the many small things that a role makes, few live long enough to be looked at.
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)

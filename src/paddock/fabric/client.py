@@ -175,8 +175,7 @@ class NatsFabric:
 
     async def purge(self, stream: str, subject: str) -> int:
         purged = (await self._api(f"STREAM.PURGE.{stream}", {"filter": subject})).purged
-        if purged:
-            await self._on_disk(stream)
+        await self._on_disk(stream)  # also when nothing was left: who tries again was not told that it is gone
         return purged
 
     async def tail(
@@ -320,7 +319,7 @@ class NatsFabric:
     async def delete_stream(self, stream: str) -> None:
         with contextlib.suppress(NotFound):
             await self._api(f"STREAM.DELETE.{stream}")
-            await self._all_on_disk(stream)
+        await self._all_on_disk(stream)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self.connection.on_reconnect(callback)

@@ -34,7 +34,7 @@ VERSION_MIN = (2, 14)
 PORT_MIN, PORT_MAX = 10_000, 32_000
 """Linux gives ports from 32,768 on to outgoing connections (net.ipv4.ip_local_port_range)."""
 PORT_TRIES_MAX = 100
-RENAMES_ORDERED = frozenset(("ext4", "btrfs", "zfs", "tmpfs"))
+RENAMES_ORDERED = frozenset(("ext4", "zfs", "tmpfs"))
 RENAMES_SPOILT = frozenset(("noauto_da_alloc", "data=writeback"))
 START_S_MAX = 30.0
 """How long a start may take; recovering a large store is what takes time."""
@@ -86,7 +86,8 @@ async def start(folder: Path, *, durability: str = "always", port: int = 0) -> E
         settle(folder, streams_folder(folder, identities), keep=keep)
         log = (folder / "nats.log").open("ab")
     except OSError as error:
-        raise DataDirError(f"{folder} cannot be used by the fabric: {error.strerror or error}") from error
+        place = error.filename or folder
+        raise DataDirError(f"{place} cannot be used by the fabric: {error.strerror or error}") from error
     with log:
         process = subprocess.Popen(  # noqa: ASYNC220 - a vfork; it takes under a millisecond
             [binary, "-c", str(config)],
@@ -176,7 +177,8 @@ def streams_folder(folder: Path, identities: Identities) -> Path:
 def orders_renames(folder: Path) -> bool:
     """Whether a file that is renamed over another one has its data on disk before its name. The broker leaves it to
     that, when it does not sync by itself, that a file which it wrote anew is never found empty after a power cut.
-    (ext4(5), "auto_da_alloc"; btrfs(5), "flushoncommit"; a tmpfs outlives no power cut anyway.)"""
+    (ext4(5), "auto_da_alloc"; zfs writes both in one transaction group; btrfs only begins to write the data, unless it
+    is mounted with "flushoncommit", see btrfs(5); a tmpfs outlives no power cut anyway.)"""
     kind, options = file_system(folder)
     return kind in RENAMES_ORDERED and not RENAMES_SPOILT.intersection(options)
 

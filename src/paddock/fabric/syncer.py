@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ import structlog
 from paddock.fabric import subjects
 from paddock.fabric.files import sync_folder
 from paddock.fabric.groups import ALL
-from paddock.fabric.kept import BLOCKS, FOLDER, Kept
+from paddock.fabric.kept import BLOCKS, FOLDER, Kept, mark, marked
 from paddock.ports.fabric import Fabric, Message
 
 log = structlog.get_logger(__name__)
@@ -33,9 +34,13 @@ THREADS = 8
 """So many streams are synced at the same time."""
 FRESH_S = 0.1
 """A folder that changed so lately may have changed once more in the same tick of the kernel's clock (at most 10 ms)."""
+FRESH_WHOLE_S = 1.1
+"""The same where times are whole seconds (ext4 with inodes of 128 bytes)."""
 LOOK_S = 1.0
 """How often streams are looked at that nobody asks about."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""No sync says so, only what comes before it."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _BLOCK = re.compile(r"(\d+)\.blk")
 
@@ -50,6 +55,9 @@ class Syncer:
         self._waiting: dict[str, list[Message]] = {}
         self._syncing: set[str] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
+        together = threading.Barrier(THREADS)
+        for _ in range(THREADS):  # none need be started when there may be no room for one
+            self._threads.submit(together.wait, 5.0)
         self._loop = asyncio.get_running_loop()
         self._looking = self._loop.call_later(LOOK_S, self._look)
         self._begin_anew()
@@ -66,8 +74,9 @@ class Syncer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin_anew(self) -> None:
-        """Another broker may run now: what the one before wrote and nobody synced lies in any of the files."""
-        self._files.clear()
+        """Another broker may run now: what the one before wrote and nobody synced lies in any of the files. What could
+        not be synced has a mark that outlives us, or else is still to get one."""
+        self._files = {stream: files for stream, files in self._files.items() if files.failed and not files.marked}
         for kept in self._streams.glob(f"*/{FOLDER}"):
             self._sync_soon(kept.parent.name)
 
@@ -116,7 +125,7 @@ class Syncer:
             self._files.pop(stream, None)
         for question in group:
             self._fabric.publish(question.reply, answer.encode())
-        begun_anew = self._files.get(stream, files) is not files
+        begun_anew = not files.gone and self._files.get(stream) is not files
         if self._waiting.get(stream) or begun_anew:
             self._begin(stream)
         else:
@@ -144,7 +153,8 @@ class StreamFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._blocks = folder, folder / BLOCKS
-        self._kept = Kept(folder)
+        self._kept: Kept | None = None
+        """None: nothing was looked at yet."""
         self._known: dict[int, tuple[int, ...]] = {}
         """Number of a block → inode, ctime and size of what was synced under that name. (An inode alone comes again: a
         block that is written anew twice may have its old one.)"""
@@ -160,6 +170,8 @@ class StreamFiles:
         """Its size when it was synced last."""
         self.failed = ""
         """Why nothing of it will be on disk until the broker starts anew."""
+        self.marked = False
+        """Who comes after us finds that it failed, too."""
         self.gone = False
 
     @property
@@ -176,18 +188,24 @@ class StreamFiles:
     def sync(self, *, deep: bool = False) -> None:
         """Put on disk what was written by now. OSError when that fails: then also later, for what the kernel could not
         write it forgets (fsync(2), "EIO"), and a second try would claim success."""
+        if self._kept is None:
+            self.failed = marked(self._folder)
+            self.marked = bool(self.failed)
+            self._kept = Kept(self._folder)
         if self.failed:
+            self.marked = self.marked or mark(self._folder, self.failed)
             raise OSError(errno.EIO, self.failed)
         try:
             if deep:
                 self._sync_everything()
             while True:
                 try:
-                    self._sync_blocks_and_keep()
+                    self._sync_blocks_and_keep(self._kept)
                     return
                 except _Unkept:
                     raise
                 except FileNotFoundError:  # a block went meanwhile, with all in it acknowledged, or the stream did
+                    self._looked = 0
                     self.gone = not self._blocks.exists()
                     if self.gone:
                         break
@@ -196,32 +214,35 @@ class StreamFiles:
         except (FileNotFoundError, _Unkept):
             raise
         except OSError as error:
-            self.failed = error.strerror or str(error)
+            if error.errno not in NO_DESCRIPTOR:
+                self.failed = error.strerror or str(error)
+                self.marked = mark(self._folder, self.failed)
             raise
 
-    def _sync_blocks_and_keep(self) -> None:
+    def _sync_blocks_and_keep(self, kept: Kept) -> None:
         self._sync_blocks()
         before = blocks = self._inodes
         if self._kept_for is blocks:
             return
-        if self._kept.superseded(before):
+        if kept.superseded(before):
             # What took its place may have come into a block that was not there yet when the folder was listed.
             self._looked = 0
             self._sync_blocks()
             blocks = self._inodes
         try:
-            self._kept.follow(before, blocks)
+            kept.follow(before, blocks)
         except OSError as error:
             if error.errno in NO_SPACE:  # for a name: it may work the next time
                 raise _Unkept(error.errno, error.strerror) from error
             raise
-        self._kept_for = blocks if self._kept.are(blocks) else None
+        self._kept_for = blocks if kept.are(blocks) else None
 
     def _sync_blocks(self) -> None:
         changed = os.stat(self._blocks).st_mtime_ns
         if changed != self._looked:
             self._list_blocks()
-            self._looked = changed if time.time_ns() - changed > FRESH_S * 1e9 else 0
+            fresh_s = FRESH_S if changed % 1_000_000_000 else FRESH_WHOLE_S
+            self._looked = changed if time.time_ns() - changed > fresh_s * 1e9 else 0
         if self._newest >= 0 and (size := os.fstat(self._newest).st_size) != self._synced:
             os.fdatasync(self._newest)
             self._synced = size

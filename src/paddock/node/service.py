@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import resource
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -337,8 +336,6 @@ def _open_journal(folder: Path) -> Journal:
 
 
 def _prepare_process(*, subreaper: bool) -> None:
-    """As many open files as we may have: two for each agent. And what agents leave behind comes to us."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """What agents leave behind comes to us."""
     if subreaper:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
