@@ -88,6 +88,12 @@ def test_a_place_that_cannot_be_written_is_told_as_one_sentence() -> None:
         DataDir.open(Path("/proc/paddock/data"), create=True)
 
 
+def test_too_few_open_files_are_no_fault_of_the_folder() -> None:
+    message = explain(OSError(errno.EMFILE, os.strerror(errno.EMFILE)), Path("/srv/data")).message
+    assert "raise 'ulimit -n'" in message
+    assert "--data" not in message
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [

@@ -308,3 +308,17 @@ def test_what_is_spawned_holds_nothing_that_its_starter_held(tmp_path: Path) -> 
     held = (tmp_path / "log").read_text()
     assert str(tmp_path / "report") in held
     assert str(tmp_path / "lock") not in held
+
+
+def test_what_is_inherited_above_the_limit_of_open_files_hinders_nobody(tmp_path: Path) -> None:
+    """As a shell leaves it that had opened files before its `ulimit -n`."""
+    script = f"""
+import os, resource, sys
+from pathlib import Path
+from paddock.app.keeper import spawn
+os.dup2(0, 60)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+os.waitpid(spawn(["/bin/sh", "-c", "ls /proc/self/fd"], Path({str(tmp_path / "log")!r})), 0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3"], "the last is that of ls"

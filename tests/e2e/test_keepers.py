@@ -147,6 +147,32 @@ def test_two_who_take_it_down_at_once_both_see_it_down(installation: Installatio
     assert installation.processes() == []
 
 
+@pytest.mark.parametrize("how", ["down", "signal"])
+def test_up_while_it_is_taken_down_waits_and_starts_it(installation: Installation, tmp_path: Path, how: str) -> None:
+    slow = "import signal, time; signal.signal(15, lambda *_: (time.sleep(2), exit())); time.sleep(86400)"
+    (tmp_path / "m.yaml").write_text(f"""
+paddock: 1
+fleets:
+  slow: {{command: [{sys.executable}, -c, "{slow}"], stop_grace_s: 8}}
+""")
+    installation.up(tmp_path / "m.yaml")
+    before = installation.ready("slow", 1)["slow/0"]["pid"]
+    keeper = installation.running("keeper")["pid"]
+    with ThreadPoolExecutor(1) as other:
+        if how == "down":
+            down = other.submit(installation.cli, "down")
+            until(lambda: (installation.data / "run/down.json").exists(), what="it is being taken down")
+        else:
+            os.kill(keeper, signal.SIGTERM)
+            until(lambda: installation.running("keeper")["stopping"], what="it stops")
+        told = installation.cli("up", "--detach", "--port", "0")
+        if how == "down":
+            down.result()
+    assert "waiting until it is down" in told.stderr
+    assert installation.running("keeper")["pid"] != keeper
+    assert installation.ready("slow", 1)["slow/0"]["pid"] != before
+
+
 def test_down_tells_of_agents_that_are_left_and_ends_them_when_called_again(
     installation: Installation, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import pwd
+import resource
 import secrets
 import stat
 import tempfile
@@ -59,6 +60,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     boot: str = ""
     """Of which start of the host: pids and ticks begin anew with each."""
     url: str = ""
+    stopping: bool = False
+    """It was told to stop, and does."""
 
     @property
     def alive(self) -> bool:
@@ -76,6 +79,9 @@ def explain(error: OSError, path: Path) -> DataDirError:
             return DataDirError(f"{path} may not be written by this user: name another folder with --data")
         case errno.ENOTDIR | errno.EEXIST:
             return DataDirError(f"{path} is not a folder, or lies under a file: name a folder with --data")
+        case errno.EMFILE | errno.ENFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return DataDirError(f"too few open files are allowed (now {limit}) for {path}: raise 'ulimit -n'")
         case errno.ENAMETOOLONG:
             return DataDirError(f"the path {str(path)[:80]}… is too long: name a shorter one with --data")
         case _:
@@ -162,6 +168,12 @@ class DataDir:
             return None
         return running if running.alive else None
 
+    def stopped_by(self) -> int:
+        """The pid of who stops this installation now: a keeper that was told to, or a `down`; 0: nobody."""
+        keeper, down = self.running("keeper"), self.running("down")
+        stops = keeper if keeper and keeper.stopping else down
+        return stops.pid if stops else 0
+
     @contextmanager
     def claim(self, role: str, *, url: str = "") -> Iterator[None]:
         """Be the one process of this role: `run/<role>.json` names this process for as long as it lives.
@@ -176,10 +188,10 @@ class DataDir:
         with self._flock(self.path / "keeper.lock", f"the data directory {self.path}", "keeper"):
             yield from self._announced("keeper", "")
 
-    def announce(self, role: str, *, url: str = "", pid: int | None = None) -> Running:
+    def announce(self, role: str, *, url: str = "", pid: int | None = None, stopping: bool = False) -> Running:
         """Write who runs a role and where it listens; once more when the address is known only later."""
         pid = pid or os.getpid()
-        running = Running(pid=pid, start_ticks=start_ticks(pid) or 0, boot=boot_id(), url=url)
+        running = Running(pid=pid, start_ticks=start_ticks(pid) or 0, boot=boot_id(), url=url, stopping=stopping)
         write_atomically(self.run / f"{role}.json", msgspec.json.encode(running))
         return running
 

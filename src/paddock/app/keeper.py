@@ -340,6 +340,7 @@ def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = Non
     to `log`.
 
     posix_spawn rather than subprocess: the process is to outlive us, and nobody here holds an object for it."""
+    _let_nobody_inherit(kept)
     try:
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_suffix(".log.1"))
@@ -352,7 +353,6 @@ def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = Non
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
-                *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in kept),
             ],
             setsid=True,
             setsigmask=[],
@@ -362,12 +362,10 @@ def spawn(command: Sequence[str], log: Path, *, env: dict[str, str] | None = Non
         raise explain(error, log) from error
 
 
-def _inheritable() -> list[int]:
+def _let_nobody_inherit(kept: Collection[int]) -> None:
     """What whoever started us let us inherit, such as a lock or a pipe: held by a process that stays, it would be held
-    for ever."""
-    found = []
+    for ever. (A close as an action of posix_spawn is refused where a limit of open files was set below its number.)"""
     for fd in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):  # the listing itself had one
-            if fd > 2 and os.get_inheritable(fd):
-                found.append(fd)
-    return found
+            if fd > 2 and fd not in kept:
+                os.set_inheritable(fd, False)

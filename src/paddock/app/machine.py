@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import logging
@@ -34,6 +35,9 @@ NODE_STOP_S_MAX = 120.0
 
 OTHER_S_MAX = 10.0
 """So long who takes Paddock down waits for another who does."""
+
+STOPPED_S_MAX = 300.0
+"""So long who wants it up waits for who takes it down; a keeper is given 240 s."""
 
 ORDER = ("sync", "fabric", "node", "server")
 
@@ -195,8 +199,10 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
 
     A keeper that lives is asked to do it. Else it is done here; when the node is gone but has left agents, fabric and
     node are started once more, for only a node can stop agents gracefully. `Unavailable` when some are left even so."""
-    asked = await asyncio.to_thread(_ask_keeper, data, say, limit_s)
     with ExitStack() as held:
+        with contextlib.suppress(Locked):  # another `down`: it is announced already
+            held.enter_context(data.claim("down"))
+        asked = await asyncio.to_thread(_ask_keeper, data, say, limit_s)
         await asyncio.to_thread(_keep, data, held)
         left = Keeper(data, roles(data, port=0, durability="always"), say)
         found = left.marker.exists() or bool(await _agents(data))
@@ -215,6 +221,21 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
                 f"see {data.log_file('node')}, then call 'paddock down' again"
             )
         return asked or found
+
+
+def wait_stopped(data: DataDir, say: Say) -> None:
+    """While somebody stops this installation, wait until that is done. `Unavailable` when it takes too long."""
+    end, told = time.monotonic() + STOPPED_S_MAX, False
+    while pid := data.stopped_by():
+        if not told:
+            say(f"Paddock is being stopped for {data.path} (by process {pid}): waiting until it is down")
+            told = True
+        if time.monotonic() > end:
+            raise Unavailable(
+                f"process {pid} did not stop Paddock in {STOPPED_S_MAX:.0f} s: see {data.log_file('keeper')}, "
+                f"then call 'paddock down'"
+            )
+        time.sleep(0.1)
 
 
 def _keep(data: DataDir, held: ExitStack) -> None:

@@ -2,12 +2,13 @@
 
 up            starts or adopts the roles, applies the manifests, shows the fleets until Ctrl-C, stops all in order
 up --detach   the same with a keeper in the background; returns when all is ready, or with the reason why not
-up, again     while a keeper runs: applies the manifests there and returns
+up, again     while a keeper runs: applies the manifests there and returns; while it stops: waits, then starts
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -58,6 +59,10 @@ def up(
     sources = read(manifests or [])  # what cannot be read is told before anything starts
     data = DataDir.open(given.data, create=True)
     given = Session(data=data.path, token=given.token)
+    if data.stopped_by():
+        from paddock.app.machine import wait_stopped
+
+        wait_stopped(data, show.say)
     if keeper := data.running("keeper"):
         show.say(f"Paddock runs already for {data.path} (pid {keeper.pid}); 'paddock down' stops it")
         with given.api() as api:
@@ -141,6 +146,9 @@ def _stop_on_signals(keeper: Keeper) -> None:
     def stop() -> None:
         if keeper.stopping:
             keeper.say("already stopping; agents have their time to end what they hold")
+        else:
+            with contextlib.suppress(PaddockError):  # such as no space left: then nobody waits for us
+                keeper.data.announce("keeper", stopping=True)
         keeper.ask_stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
