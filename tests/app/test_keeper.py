@@ -107,7 +107,7 @@ async def test_a_role_that_runs_but_does_not_work_is_started_again(
 ) -> None:
     monkeypatch.setattr("paddock.app.keeper.UNWELL_EVERY_S", 0.05)
     said: list[str] = []
-    sick = [Unwell("full", sure)]
+    sick: list[Unwell] = []
     asked: list[None] = []
 
     async def unwell() -> Unwell | None:
@@ -117,6 +117,8 @@ async def test_a_role_that_runs_but_does_not_work_is_started_again(
     keeper = Keeper(data, [dataclasses.replace(role(data, "fabric"), unwell=unwell)], said.append)
     await keeper.start()
     first = pid(data, "fabric")
+    asked.clear()
+    sick.append(Unwell("full", sure))
 
     async def work() -> None:
         await until(lambda: any("does not work (full)" in line for line in said))
@@ -127,6 +129,28 @@ async def test_a_role_that_runs_but_does_not_work_is_started_again(
 
     await kept(keeper, work)
     await keeper.stop()
+
+
+@pytest.mark.parametrize("sure", [True, False])
+async def test_a_role_that_surely_does_not_work_is_not_waited_for(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch, sure: bool
+) -> None:
+    """As a broker that was started while its disk was full: it takes nothing, also when there is space again."""
+    monkeypatch.setattr("paddock.app.keeper.UNWELL_EVERY_S", 0.05)
+    said: list[str] = []
+
+    async def unwell() -> Unwell | None:
+        return Unwell("full", sure)
+
+    async def never() -> str:
+        return "a write"
+
+    starting = dataclasses.replace(role(data, "fabric", ready_s_max=2.0), unwell=unwell, waits_for=never)
+    keeper = Keeper(data, [starting], said.append)
+    with pytest.raises(RoleFailed, match="ended before it was ready" if sure else "is not ready after 2 s"):
+        await keeper.start()
+    assert any("does not work (full)" in line for line in said) is sure
+    assert pid(data, "fabric") == 0
 
 
 async def test_a_crash_loop_is_said_and_where_its_log_is(data: DataDir) -> None:

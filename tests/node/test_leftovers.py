@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from paddock.node import leftovers
 from paddock.node.leftovers import Leftovers
 from paddock.node.oomkills import DOUBT_S, OomKills
 from paddock.runtimes import proc
+from paddock.testing.wait import until
 
 KILLED = Exit(signal=signal.SIGKILL)
 
@@ -58,6 +60,32 @@ async def test_what_a_dead_incarnation_left_is_ended_and_nothing_else(owner: Own
         process.communicate(b"\n")
     for process in left:
         process.communicate()
+
+
+@pytest.mark.parametrize("deep", [1, 3, 12])
+async def test_what_was_left_goes_with_all_that_it_started(owner: Owner, tmp_path: Path, deep: int) -> None:
+    """Their parents live, so they are nobody's children of ours at the first look, and each in a session of its own."""
+    script = """
+import os, subprocess, sys, time
+deep, folder = int(sys.argv[1]), sys.argv[2]
+if deep:
+    subprocess.Popen([sys.executable, "-c", os.environ["SCRIPT"], str(deep - 1), folder], start_new_session=True)
+open(f"{folder}/{os.getpid()}", "w")
+time.sleep(600)
+"""
+    env = {**os.environ, "SCRIPT": script, "PADDOCK_AGENT": "deep/0", "PADDOCK_EPOCH": "3"}
+    command = [sys.executable, "-c", script, str(deep), str(tmp_path)]
+    first = await asyncio.to_thread(subprocess.Popen, command, env=env)
+    await asyncio.to_thread(until, lambda: len(os.listdir(tmp_path)) == deep + 1, what="all have started")
+    handles = [os.pidfd_open(int(pid)) for pid in os.listdir(tmp_path)]
+    found = Leftovers(owner, HostClock(), subreaper=True)
+    found.died("deep/0", 3, adopted=False)
+    await found.settled()
+    ended, _, _ = select.select(handles, [], [], 0)
+    assert len(ended) == deep + 1
+    first.wait()
+    for handle in handles:
+        os.close(handle)
 
 
 async def test_what_an_ended_run_of_a_probe_left_is_ended_and_a_run_under_way_is_left_alone(owner: Owner) -> None:

@@ -21,14 +21,14 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from paddock.app.process import is_alive, start_ticks
-from paddock.app.room import no_room
+from paddock.app.room import FULL_BYTES, free_bytes
 from paddock.fabric.boot import boot_id, is_this_boot
 from paddock.fabric.files import sync_folder
 from paddock.model.errors import DataDirError
@@ -127,7 +127,7 @@ class DataDir:
         if create:
             for name in FOLDERS:
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
-            _probe(folder)
+            probe(folder)
         return data
 
     def node(self, node: str) -> Path:
@@ -200,7 +200,8 @@ class DataDir:
         try:
             yield
         finally:
-            (self.run / f"{role}.json").unlink(missing_ok=True)
+            with suppress(OSError):  # such as a disk that is read-only by now; it is believed only of who lives
+                (self.run / f"{role}.json").unlink(missing_ok=True)
 
     @contextmanager
     def _flock(self, path: Path, what: str, role: str) -> Iterator[None]:
@@ -219,8 +220,9 @@ class DataDir:
                     f"stop it with 'paddock down', or name another folder with --data",
                     pid=pid,
                 ) from None
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people who look
+            with suppress(OSError):  # for people who look; the disk may be read-only by now
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(fd)
@@ -323,9 +325,9 @@ def _read_card(card: Path) -> str:
     return str(installation)
 
 
-def _probe(folder: Path) -> None:
+def probe(folder: Path) -> None:
     """Look for room and write a byte now, so that a full or read-only disk is told before anything starts."""
-    if no_room(folder):
+    if free_bytes(folder) < FULL_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")

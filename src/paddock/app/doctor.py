@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from paddock.app.clock import SystemClock
-from paddock.app.data import DataDir, locate
+from paddock.app.data import DataDir, locate, probe
 from paddock.model.errors import PaddockError
 
 Verdict = Literal["ok", "warning", "bad"]
@@ -181,6 +181,15 @@ def _data(data: Path | None) -> Check:
     except PaddockError as error:
         text, _, todo = error.message.partition(": ")
         return Check(name=name, verdict="bad", text=text, todo=todo)
+    try:
+        probe(opened.path)
+    except OSError as error:
+        return Check(
+            name=name,
+            verdict="bad",
+            text=f"{opened.path} cannot be written ({error.strerror})",
+            todo="see to the disk ('mount', 'dmesg'), then 'paddock down' and 'paddock up'",
+        )
     keeper = opened.running("keeper")
     state = f"in use by process {keeper.pid}" if keeper else "not in use"
     return Check(name=name, verdict="ok", text=f"{opened.path} ({state})")

@@ -35,6 +35,8 @@ ALREADY_RUNS = 75
 
 UNWELL_EVERY_S = 5.0
 UNWELL_MAX = 3
+UNWELL_STARTING_MAX = 2
+"""Of a role that is starting: so many times in a row surely unwell. It may only be slow."""
 
 
 class RoleFailed(Unavailable):
@@ -205,7 +207,8 @@ class Keeper:
             if running and running.alive:
                 clean &= await self._end(role, running)
         self.close()
-        self.marker.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only by now: the next one looks for what is left
+            self.marker.unlink(missing_ok=True)
         return clean
 
     async def _keep(self, role: Role) -> None:
@@ -232,8 +235,7 @@ class Keeper:
             unwell = await role.unwell()
             times = times + 1 if unwell else 0
             if unwell and (unwell.sure or times >= UNWELL_MAX) and not self.stopping:
-                self.say(f"{role.name} (pid {watched.running.pid}) runs but does not work ({unwell.why}): ending it")
-                await self._end(role, watched.running)
+                await self._end_unwell(role, watched, unwell)
                 times = 0
         await watched.woken.wait()
 
@@ -274,8 +276,9 @@ class Keeper:
         return watched
 
     async def _until_ready(self, role: Role, watched: Watched) -> None:
-        """Return when it is ready or has ended."""
+        """Return when it is ready or has ended; one that surely does not work will not be ready, and is ended."""
         end = time.monotonic() + role.ready_s_max
+        look_at, times = time.monotonic() + UNWELL_EVERY_S, 0
         pause_s = 0.05
         while not watched.ended and (what := await role.waits_for()):
             if self.stopping:
@@ -286,6 +289,12 @@ class Keeper:
                     f"{role.name} (pid {watched.running.pid}) is not ready after {role.ready_s_max:.0f} s: "
                     f"it waits for {what}{self._last_lines(role)}"
                 )
+            if role.unwell is not None and time.monotonic() >= look_at:
+                unwell = await role.unwell()
+                look_at, times = time.monotonic() + UNWELL_EVERY_S, times + 1 if unwell and unwell.sure else 0
+                if unwell and times >= UNWELL_STARTING_MAX:
+                    await self._end_unwell(role, watched, unwell)
+                    return
             await _within(watched.woken, pause_s)
             pause_s = min(pause_s * 1.3, 0.5)
 
@@ -295,6 +304,11 @@ class Keeper:
             watched = self._watched.get(before.name)
             if watched and watched.ended:
                 raise RoleFailed(f"{before.name} ended at its start: {watched.reason}{self._last_lines(before)}")
+
+    async def _end_unwell(self, role: Role, watched: Watched, unwell: Unwell) -> None:
+        self.say(f"{role.name} (pid {watched.running.pid}) runs but does not work ({unwell.why}): ending it")
+        await self._end(role, watched.running)
+        await watched.woken.wait()
 
     async def _end(self, role: Role, running: Running) -> bool:
         watched = Watched(running)

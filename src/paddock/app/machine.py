@@ -200,7 +200,7 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
     A keeper that lives is asked to do it. Else it is done here; when the node is gone but has left agents, fabric and
     node are started once more, for only a node can stop agents gracefully. `Unavailable` when some are left even so."""
     with ExitStack() as held:
-        with contextlib.suppress(Locked):  # another `down`: it is announced already
+        with contextlib.suppress(DataDirError):  # another `down`, announced already; or a read-only disk
             held.enter_context(data.claim("down"))
         asked = await asyncio.to_thread(_ask_keeper, data, say, limit_s)
         await asyncio.to_thread(_keep, data, held)
@@ -210,11 +210,16 @@ async def take_down(data: DataDir, say: Say, *, limit_s: float = 240.0) -> bool:
             helpers = Keeper(data, [role for role in left.roles if role.name != "server"], say)
             if data.running("node") is None:
                 say("the node is gone: starting it once more, to stop the agents that it may have left")
-                await helpers.start()
+                try:
+                    await helpers.start()
+                except DataDirError:  # a disk that takes nothing any more
+                    if await _agents(data):
+                        raise
                 helpers.close()
             await left.stop()
         if agents := await _agents(data):
-            left.marker.touch()
+            with contextlib.suppress(OSError):
+                left.marker.touch()
             some = ", ".join(f"{agent} (pid {pid})" for agent, pid in list(agents.items())[:5])
             raise Unavailable(
                 f"{len(agents)} agents still run: {some}{', …' if len(agents) > 5 else ''}: "
@@ -239,7 +244,8 @@ def wait_stopped(data: DataDir, say: Say) -> None:
 
 
 def _keep(data: DataDir, held: ExitStack) -> None:
-    """As `DataDir.keep`; another `down`, which is at the same, is waited for."""
+    """As `DataDir.keep`; another `down`, which is at the same, is waited for. On a disk that takes nothing any more it
+    is left out: nobody else can start anything there."""
     end = time.monotonic() + OTHER_S_MAX
     while True:
         try:
@@ -248,6 +254,8 @@ def _keep(data: DataDir, held: ExitStack) -> None:
         except Locked:
             if time.monotonic() > end:
                 raise
+        except DataDirError:
+            return
         time.sleep(0.1)
 
 

@@ -22,6 +22,8 @@ def free_bytes(path: Path) -> int:
 
 def no_room(path: Path) -> str:
     """Why nothing more can be accepted, or empty."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:  # also what the kernel makes of a file system that it cannot write
+        return f"the disk of {path} is read-only: call 'paddock down', see to the disk (dmesg), and call 'paddock up'"
     if free_bytes(path) >= FULL_BYTES:
         return ""
     return f"the disk of {path} is full: nothing more is accepted until there is space"

@@ -58,4 +58,9 @@ class Nodes:
                 return msgspec.json.decode(data, type=Checked).methods
             except msgspec.MsgspecError as error:
                 raise Unavailable(f"node {node.id} told methods that cannot be read: {error}") from error
+        if self._mirror.nodes:
+            raise Unavailable(
+                "no node was heard of for a while, so none checks the templates: see 'paddock status' whether the "
+                "fabric and the node are well, and apply again"
+            )
         raise Unavailable("no node is there to check the templates: start one (`paddock node`) and apply again")

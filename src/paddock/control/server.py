@@ -103,7 +103,7 @@ class ControlServer:
         lost = Lost(fabric, steady, self._mirror, self._archive, self._recorder)
         self._janitor = Janitor(self._archive, steady, self._mirror, self._recorder, lost)
         self._leftovers = Leftovers(fabric, clock, self._mirror)
-        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken)
+        self._status = Status(fabric, clock, self._mirror, self._archive, self._recorder, broken, no_room)
         self.alerts = Alerts(fabric, clock, self._mirror, self._events, senders)
         core = Core(
             fabric,

@@ -41,9 +41,11 @@ class Status:
         archive: Archive,
         recorder: Recorder,
         broken: Callable[[], Awaitable[str]],
+        no_room: Callable[[], str],
     ) -> None:
-        """`broken`: which streams of the fabric take no more writes, or empty."""
+        """`broken`: which streams of the fabric take no more writes, or empty. `no_room`: why its disk takes none."""
         self.broken = broken
+        self._no_room = no_room
         self._fabric = fabric
         self._clock = clock
         self._mirror = mirror
@@ -132,9 +134,11 @@ class Status:
     async def _fabric_ready(self) -> str:
         """Connected is not enough: after a full disk a broker may answer and take no writes."""
         if not self._fabric.connected:
-            return "not connected; it is being tried again"
+            return "not connected; it is being tried again ('paddock doctor' looks at what it needs)"
         if broken := await self.broken():
             return broken
+        if full := self._no_room():
+            return full
         try:
             await self._fabric.store(subjects.well("server"), b"", timeout_s=PING_S_MAX)
         except PaddockError as error:

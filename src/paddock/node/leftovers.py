@@ -6,16 +6,20 @@ the group.
 
 A child carries the environment of the agent, or of the run of the probe, that started it. While this node lives, what
 loses its parent becomes a child of the node (its subreaper): so only the node's own children are looked at, and of
-those only the ones that it does not watch itself. Of an agent that was adopted, or that died while no node watched, the
-orphans are somebody else's: then all of /proc is read, once for the whole batch.
+those only the ones that it does not watch itself. What these started in turn ends with them. Of an agent that was
+adopted, or that died while no node watched, the orphans are somebody else's: then all of /proc is read, once for the
+whole batch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
+import select
 import signal
+import time
 from collections.abc import Iterable
 from itertools import count
 
@@ -25,6 +29,8 @@ from paddock.runtimes import proc, process
 
 BATCH_S = 0.1
 BATCH_PROBES_S = 1.0
+ENDS_S_MAX = 1.0
+"""So long the end of what was killed is waited for, before the next look: until then its children are still its own."""
 ROUNDS_MAX = 5
 """What forks faster than it is found gets away after so many looks."""
 
@@ -110,14 +116,31 @@ def _end_all(ours: set[Mark], others: set[Mark]) -> None:
     for _ in range(ROUNDS_MAX):
         children = proc.children() if not others else None
         pids = map(int, filter(str.isdecimal, os.listdir("/proc"))) if children is None else children
-        found = _marked(set(pids) - process.watched(), ours | others)
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it has ended by itself
+        watched = process.watched()
+        found = _marked(set(pids) - watched, ours | others)
         if not found:
             return
+        for pid in found:  # grows
+            found += set(proc.children(pid) or ()).difference(watched, found)
+        _kill(found)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    """Return when all have ended, after ENDS_S_MAX at the latest."""
+    ending = select.poll()
+    handles = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            handles.append(handle := os.pidfd_open(pid))
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            ending.register(handle, select.POLLIN)
+    left, give_up = len(handles), time.monotonic() + ENDS_S_MAX
+    while left and (wait_s := give_up - time.monotonic()) > 0:
+        for handle, _ in ending.poll(wait_s * 1000):
+            ending.unregister(handle)
+            left -= 1
+    for handle in handles:
+        os.close(handle)
 
 
 def _marked(pids: Iterable[int], marks: set[Mark]) -> list[int]:

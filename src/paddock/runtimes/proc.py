@@ -35,14 +35,14 @@ def environment(pid: int) -> list[bytes]:
         return []
 
 
-def children() -> list[int] | None:
-    """Pids of this process's own children; None when the kernel does not list them."""
+def children(of: int | str = "self") -> list[int] | None:
+    """Pids of the children of a process, or of this one; None when the kernel does not list them."""
     found: list[int] = []
     try:
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children", "rb") as file:
+        for thread in os.listdir(f"/proc/{of}/task"):
+            with open(f"/proc/{of}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return None  # built without CONFIG_PROC_CHILDREN, or a thread ended meanwhile: look at all processes instead
     return found
 
