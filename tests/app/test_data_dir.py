@@ -133,14 +133,25 @@ def test_an_older_format_is_migrated_once(data: DataDir, monkeypatch: pytest.Mon
 
 
 def test_the_token_is_secret_and_stays_the_same(data: DataDir) -> None:
-    token = data.token
+    with pytest.raises(DataDirError, match="is missing, the API's token: 'paddock down'"):
+        _ = data.token
+    token = data.make_token()
     assert len(token) >= 32
+    assert data.make_token() == data.token == token
     assert stat.S_IMODE((data.path / "token").stat().st_mode) == 0o600
     assert DataDir.open(data.path).token == token
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", "tök\n".encode(), b"\xff\x00\x80", b"a\nb"])
+def test_a_damaged_token_is_told_and_how_to_get_another(data: DataDir, content: bytes) -> None:
+    data.make_token()
+    (data.path / "token").write_bytes(content)
+    with pytest.raises(DataDirError, match="is damaged: delete"):
+        _ = data.token
+
+
 def test_a_token_that_others_can_read_is_refused_without_being_shown(data: DataDir) -> None:
-    token = data.token
+    token = data.make_token()
     (data.path / "token").chmod(0o644)
     with pytest.raises(DataDirError) as caught:
         _ = data.token

@@ -85,6 +85,7 @@ def serving(folder: Path) -> Iterator[Paddock]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     canned.url = f"http://127.0.0.1:{server.server_port}"
+    canned.data.make_token()
     canned.data.announce("server", url=canned.url)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="canned API")
     thread.start()

@@ -72,6 +72,15 @@ def test_a_server_that_is_gone_is_told_like_one_that_never_was(paddock: Paddock)
     assert "no Paddock is running for" in told.stderr
 
 
+@pytest.mark.parametrize("token", ["ü", "a\nb", "a\x00"])
+def test_what_can_be_no_token_is_told_without_being_shown(paddock: Paddock, token: str) -> None:
+    told = paddock.run("--token", token, "get", "agents")
+    assert told.exit_code == 1
+    assert "only printable ASCII" in told.stderr
+    assert token not in told.stderr
+    assert paddock.calls == []
+
+
 def test_down_with_nothing_running_says_so_and_is_content(tmp_path: Path, paddock: Paddock) -> None:
     told = paddock.run("down")
     assert told.exit_code == 0

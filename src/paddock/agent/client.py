@@ -94,11 +94,13 @@ def _identity(creds_path: str | None) -> tuple[str, str]:
     if creds_path is not None:
         try:
             token = re.search(r"^eyJ[\w-]+\.([\w-]+)\.", Path(creds_path).read_text(), re.MULTILINE)
+            if token is not None:
+                claims = json.loads(base64.urlsafe_b64decode(token[1] + "=" * (-len(token[1]) % 4)))
+                tags = dict(tag.split(":", 1) for tag in claims.get("nats", {}).get("tags", []) if ":" in tag)
         except OSError as error:
             raise Refused(f"credentials at {creds_path} cannot be read: {error.strerror}") from error
-        if token is not None:
-            claims = json.loads(base64.urlsafe_b64decode(token[1] + "=" * (-len(token[1]) % 4)))
-            tags = dict(tag.split(":", 1) for tag in claims.get("nats", {}).get("tags", []) if ":" in tag)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise Refused(f"credentials at {creds_path} are damaged: copy the file again") from error
     if "fleet" in tags:
         return f"{tags['fleet']}/{tags['name']}", agent_inbox(tags["node"], tags["fleet"], tags["name"])
     if "node" in tags:

@@ -144,20 +144,34 @@ class DataDir:
             raise explain(error, folder) from error
         return folder
 
-    @property
-    def token(self) -> str:
-        """The API's bearer token; made at the first need. Never print it."""
+    def make_token(self) -> str:
+        """The API's bearer token, made when there is none yet: for the server, which alone may do so."""
         path = self.path / "token"
         try:
             if not path.exists():
                 write_once(path, secrets.token_urlsafe(32))
-            if path.stat().st_mode & 0o077:
-                raise DataDirError(f"others can read the API token: run 'chmod 600 {path}'")
-            token = path.read_text().strip()
         except OSError as error:
             raise explain(error, path) from error
-        if not token:
-            raise DataDirError(f"the API token is empty: delete {path} and start Paddock again")
+        return self.token
+
+    @property
+    def token(self) -> str:
+        """The API's bearer token. Never print it."""
+        path = self.path / "token"
+        try:
+            if path.stat().st_mode & 0o077:
+                raise DataDirError(f"others can read the API token: run 'chmod 600 {path}'")
+            token = path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            raise DataDirError(
+                f"{path} is missing, the API's token: 'paddock down', then 'paddock up' makes one"
+            ) from None
+        except UnicodeDecodeError:
+            token = ""
+        except OSError as error:
+            raise explain(error, path) from error
+        if not token.isprintable() or not token:
+            raise DataDirError(f"the API token is damaged: delete {path}, then 'paddock down' and 'paddock up'")
         return token
 
     def running(self, role: str) -> Running | None:
@@ -278,9 +292,10 @@ def _check_folder(folder: Path, *, create: bool) -> None:
             f"run Paddock as its owner, or name another folder with --data"
         )
     if facts.st_mode & 0o077:
-        if create and not any(folder.iterdir()):
-            folder.chmod(0o700)  # nothing is in it yet that others could have read
-            return
+        if not (folder / "paddock.json").exists():
+            if create and not any(folder.iterdir()):
+                folder.chmod(0o700)  # nothing is in it yet that others could have read
+            return  # it is not ours, and holds no keys
         raise DataDirError(f"others can read {folder}, which holds keys: run 'chmod 700 {folder}'")
 
 

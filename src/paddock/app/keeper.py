@@ -309,6 +309,7 @@ class Keeper:
         self.say(f"{role.name} (pid {watched.running.pid}) runs but does not work ({unwell.why}): ending it")
         await self._end(role, watched.running)
         await watched.woken.wait()
+        watched.reason = "it did not work"
 
     async def _end(self, role: Role, running: Running) -> bool:
         watched = Watched(running)

@@ -182,7 +182,7 @@ async def _server(data: DataDir, port: int) -> None:
     try:
         await fabric.ensure(*subjects.STREAMS)
         await control.start()
-        app = create_app(control, token=data.token, version=__version__)
+        app = create_app(control, token=data.make_token(), version=__version__)
         failing = asyncio.ensure_future(_stop_when_failed(control, stopping))
         try:
             await serve(app, port=port, sock=listening, stopping=stopping)

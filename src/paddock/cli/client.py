@@ -32,6 +32,8 @@ class Api:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unavailable(f"{url!r} is no URL of a server: give one such as http://127.0.0.1:8000 with --url")
+        if not (token.isascii() and token.isprintable()):
+            raise Denied("the token holds what no token does, only printable ASCII: see $PADDOCK_TOKEN and --token")
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},

@@ -64,13 +64,24 @@ def up(
 
         wait_stopped(data, show.say)
     if keeper := data.running("keeper"):
-        show.say(f"Paddock runs already for {data.path} (pid {keeper.pid}); 'paddock down' stops it")
+        server = data.running("server")
+        where = f" at {server.url}" if server and server.url else ""
+        show.say(f"Paddock runs already for {data.path}{where} (pid {keeper.pid}); 'paddock down' stops it")
+        for name in ("port", "durability"):
+            if _said(context, name):
+                show.warn(f"--{name} counts only when it starts, and is left out: 'paddock down' first")
         with given.api() as api:
             raise_problems(bring(api, sources, wait_s, lambda: False))
     elif detach:
         _detached(given, data, sources, wait_s, port=port, durability=durability)
     else:
         raise typer.Exit(asyncio.run(_foreground(given, data, sources, wait_s, port=port, durability=durability)))
+
+
+def _said(context: typer.Context, name: str) -> bool:
+    """Whether the user gave this option, and not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def bring(api: Api, sources: Sources, wait_s: float, stopped: Callable[[], bool]) -> list[str]:

@@ -183,6 +183,7 @@ class ControlServer:
         return await self._apply.plan(sources, prune=prune)
 
     async def apply(self, sources: Sequence[ManifestSource], *, prune: bool = False, by: str = "") -> Plan:
+        self._need_room()
         return await self._apply.apply(sources, prune=prune, by=by)
 
     def fleets(self) -> Sequence[FleetView]:
@@ -192,8 +193,13 @@ class ControlServer:
         return self._status.fleet(self._mirror.fleet(name))
 
     async def scale(self, name: str, replicas: int, *, by: str = "") -> FleetView:
+        self._need_room()
         await self._apply.scale(name, replicas, by=by)
         return self.fleet(name)
+
+    def _need_room(self) -> None:
+        if why := self._no_room():
+            raise Unavailable(why)
 
     async def delete_fleet(self, name: str, *, by: str = "") -> None:
         """It is wanted no longer. Its agents stop; what is queued then ends as dead, with that reason."""
