@@ -61,6 +61,21 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["letters.txt"]
 
 
+def test_a_card_that_was_lost_is_made_anew(data: DataDir) -> None:
+    (data.path / "paddock.json").unlink()
+    assert DataDir.open(data.path).path == data.path
+    assert (data.path / "paddock.json").exists()
+
+
+def test_a_folder_that_is_not_ours_is_not_told_to_be_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "letters.txt").write_text("dear")
+    for create in (True, False):
+        with pytest.raises(DataDirError) as caught:
+            DataDir.open(tmp_path, create=create)
+        assert "chmod" not in caught.value.message
+
+
 def test_a_directory_that_others_can_read_is_refused_with_the_command_that_helps(data: DataDir) -> None:
     data.path.chmod(0o750)
     with pytest.raises(DataDirError, match=f"chmod 700 {data.path}"):

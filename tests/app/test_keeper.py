@@ -171,9 +171,11 @@ async def test_a_crash_loop_is_said_and_where_its_log_is(data: DataDir) -> None:
 
 
 async def test_a_role_that_does_not_come_up_is_told_with_the_end_of_its_log_and_nothing_is_left(data: DataDir) -> None:
+    data.log_file("node").write_text("of the day before\n")
     keeper = Keeper(data, [role(data, "fabric"), role(data, "node", DIES)], lambda _: None)
-    with pytest.raises(RoleFailed, match=r"(?s)node ended before it was ready: exit code 3.*the reason why"):
+    with pytest.raises(RoleFailed, match=r"(?s)node ended before it was ready: exit code 3.*the reason why") as told:
         await keeper.start()
+    assert "of the day before" not in told.value.message
     assert data.running("fabric") is None
     assert not keeper.marker.exists()
 
@@ -306,6 +308,8 @@ def test_only_the_end_of_a_log_is_read(tmp_path: Path) -> None:
     log.write_text("\n".join(str(i) for i in range(100_000)))
     assert last_lines(log, 2) == ["99998", "99999"]
     assert last_lines(tmp_path / "none", 2) == []
+    assert last_lines(log, 9, since=log.stat().st_size - 12) == ["99998", "99999"]
+    assert last_lines(log, 1, since=log.stat().st_size + 1) == ["99999"], "it was set aside meanwhile"
 
 
 def test_a_role_gets_a_session_of_its_own_and_a_large_log_is_set_aside(

@@ -307,6 +307,10 @@ def _user(uid: int) -> str:
 
 
 def _make(folder: Path, card: Path, *, create: bool) -> None:
+    """Also when only the card of an installation was lost: what it says is known (while there is but one format)."""
+    if all((folder / name).is_dir() for name in FOLDERS):
+        write_once(card, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}))
+        return
     if not create:
         raise DataDirError(
             f"{folder} is no data directory of Paddock: 'paddock up' makes one, or name another folder with --data"
@@ -325,7 +329,7 @@ def _read_card(card: Path) -> str:
     except (ValueError, KeyError, TypeError):
         good = False
     if not good:
-        raise DataDirError(f"{card} is damaged: restore it from a backup, or name another folder with --data")
+        raise DataDirError(f"{card} is damaged: delete it, and it is made anew")
     if version > FORMAT:
         raise DataDirError(
             f"{card.parent} was made by a newer Paddock (format {version}, this one knows {FORMAT}): "

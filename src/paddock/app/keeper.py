@@ -145,6 +145,8 @@ class Keeper:
     say: Say
     restarts: Restarts = field(default_factory=Restarts)
     _watched: dict[str, Watched] = field(default_factory=dict)
+    _logged: dict[str, int] = field(default_factory=dict)
+    """Bytes in the log of a role before its last start: what is told of a start is what came after."""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _kept: bool = False
     """From `run` on, a role that ends is started again."""
@@ -257,6 +259,8 @@ class Keeper:
         if running:
             self.say(f"{role.name} runs already (pid {running.pid})")
         else:
+            with contextlib.suppress(OSError):
+                self._logged[role.name] = self.data.log_file(role.name).stat().st_size
             pid = await role.spawn()
             running = Running(pid=pid, start_ticks=start_ticks(pid) or 0)
         watched = self._watch(role, running)
@@ -329,7 +333,7 @@ class Keeper:
 
     def _last_lines(self, role: Role, count: int = 10) -> str:
         path = self.data.log_file(role.name)
-        lines = last_lines(path, count)
+        lines = last_lines(path, count, since=self._logged.get(role.name, 0))
         return f"; the end of {path}:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
 
 
@@ -340,11 +344,13 @@ async def _within(event: asyncio.Event, limit_s: float) -> bool:
     return event.is_set()
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    """The end of a log, read from its last 16 kB only."""
+def last_lines(path: Path, count: int, *, since: int = 0) -> list[str]:
+    """The end of a log, read from its last 16 kB only, and of what came after its first `since` bytes (unless it was
+    set aside meanwhile)."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
+            size = path.stat().st_size
+            file.seek(max(0, size - 16_384, since if since <= size else 0))
             return [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()][-count:]
     except OSError:
         return []

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
@@ -29,7 +30,7 @@ from paddock.fabric import broken, subjects
 from paddock.fabric.broken import Watcher
 from paddock.fabric.client import NatsFabric, connect
 from paddock.fabric.identity import Identities, Minter
-from paddock.model.errors import NoResponders, PaddockError, TimedOut, Unsynced
+from paddock.model.errors import DataDirError, NoResponders, PaddockError, TimedOut, Unsynced
 
 GC_OBJECTS = 10_000
 """The garbage collector looks when so many objects more were made than went."""
@@ -79,10 +80,18 @@ async def prepare_fabric(data: DataDir, url: str, node: str) -> None:
     if not path.exists():
         write_atomically(path, identities.minter("client").creds("owner", {"name": "owner"}).encode())
     path = data.node(node) / "identity.json"
-    if not path.exists():
+    if not _identity(path):  # lost or damaged: all that is in it comes from the fabric's keys
         creds = identities.minter("node").creds(node, {"node": node})
         identity = NodeIdentity(url, creds, identities.minter("agent").dump())
         write_atomically(path, msgspec.json.encode(identity))
+
+
+def _identity(path: Path) -> NodeIdentity | None:
+    """None when there is none, or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeIdentity)
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 async def fabric_unwell(data: DataDir) -> str:
@@ -240,7 +249,9 @@ async def _node(data: DataDir, node: str) -> None:
 
     stopping, leaving = _stop_signals()
     folder = data.node(node)
-    identity = msgspec.json.decode((folder / "identity.json").read_bytes(), type=NodeIdentity)
+    identity = _identity(folder / "identity.json")
+    if identity is None:
+        raise DataDirError(f"{folder}/identity.json is missing or damaged: 'paddock down', 'paddock up' make it anew")
     url = fabric_url(data) or identity.url
     minter = Minter(**identity.minter)
     fabric = await connect(url, creds=identity.creds, inbox=f"_INBOX.node.{node}", name=f"node {node}", wait=True)

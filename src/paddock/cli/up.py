@@ -203,6 +203,7 @@ def launch(data: DataDir, *, port: int, durability: str, say: Say) -> None:
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
     log = data.log_file("keeper")
+    logged = log.stat().st_size if log.exists() else 0
     try:
         options = ("--port", str(port), "--durability", durability, "--report-fd", str(write_end))
         pid = spawn(role_command(data, "keeper", *options), log, kept=[write_end])
@@ -220,7 +221,7 @@ def launch(data: DataDir, *, port: int, durability: str, say: Say) -> None:
     except KeyboardInterrupt:
         os.kill(pid, signal.SIGTERM)  # our own child, not waited for yet: the pid is still its
         raise
-    raise Unavailable(f"the keeper ended at its start; see {log}: " + " / ".join(last_lines(log, 3)))
+    raise Unavailable(f"the keeper ended at its start; see {log}: " + " / ".join(last_lines(log, 3, since=logged)))
 
 
 async def keep_detached(data: DataDir, *, port: int, durability: str, report_fd: int) -> int:
