@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,19 @@ class Helper(Agent):
 
 def client(world: World) -> Client:
     return Client(world.fabric, inbox="_INBOX.server", who="test")
+
+
+@pytest.mark.parametrize("to", [None, 5, ["f"]])
+async def test_who_is_asked_has_a_name(world: World, to: Any) -> None:
+    with pytest.raises(Refused, match="is no fleet and no agent"):
+        await client(world).run(to, "double", n=1)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"eyJx.eyJuYXRzIjoi.x", b"eyJx.W10.x"])
+async def test_damaged_credentials_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "creds").write_bytes(content)
+    with pytest.raises(Refused, match="are damaged"):
+        await connect("nats://127.0.0.1:9", str(tmp_path / "creds"))
 
 
 async def test_an_agent_asks_another(world: World) -> None:

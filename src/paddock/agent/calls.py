@@ -214,6 +214,8 @@ def value_of(result: TaskResult) -> Any:
 
 
 def _address(to: str) -> tuple[str, str]:
+    if not isinstance(to, str):
+        raise Refused(f"{to!r} is no fleet and no agent: give a name such as 'critic' or 'critic/0'")
     return split_agent(to) if "/" in to else (check_name("fleet", to), "")
 
 
