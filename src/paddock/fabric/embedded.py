@@ -83,7 +83,7 @@ async def start(folder: Path, *, durability: str = "always", port: int = 0) -> E
         config = folder / "nats.conf"
         config.write_text(_config(folder, identities, port=port, durability=durability))
         keep = durability == "always" and orders_renames(folder)
-        settle(folder, streams_folder(folder, identities), keep=keep)
+        await asyncio.to_thread(settle, folder, streams_folder(folder, identities), keep=keep)  # as long as it takes
         log = (folder / "nats.log").open("ab")
     except OSError as error:
         place = error.filename or folder
