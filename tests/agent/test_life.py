@@ -101,7 +101,7 @@ async def test_no_task_begins_while_a_hello_is_on_its_way(world: World, monkeypa
         assert worker is not None
         await until(lambda: worker._held, "it has the task in hand")
         for _ in range(100):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # turns of the loop, no time: what must not happen would have by then
         assert [held.call for held in worker._held.values()] == [None]
         line, _ = door.accept()
     reader, writer = await asyncio.open_unix_connection(sock=line, limit=2**21)
@@ -196,7 +196,7 @@ async def test_every_goes_on_after_an_error_and_never_overlaps(world: World) -> 
         async def tick(self) -> None:
             assert calls.count("in") == calls.count("out")
             calls.append("in")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the work takes longer than its interval
             calls.append("out")
             raise ValueError("every time")
 

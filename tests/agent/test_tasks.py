@@ -88,7 +88,7 @@ class Worker(Agent):
 
     @task
     def sleepy(self, seconds: float) -> float:
-        time.sleep(seconds)
+        time.sleep(seconds)  # the work: it blocks its thread
         return seconds
 
 
@@ -341,7 +341,7 @@ async def test_an_agent_takes_no_more_than_its_concurrency(world: World) -> None
             nonlocal running, most
             running += 1
             most = max(most, running)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # the work: others may begin meanwhile
             running -= 1
 
     await world.agent(Counting, concurrency=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,14 @@ from paddock.fabric import subjects
 from paddock.model.fleet import FleetSpec
 from paddock.model.task import Task, TaskResult
 from paddock.testing.fabric import FakeBroker, FakeFabric
+from paddock.testing.wait import soon
 
 LIMIT_S = 20.0
 
 
 async def until(check: Callable[[], Any], what: str = "") -> Any:
     """Wait for a state, with a limit."""
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                found = check()
-                if isinstance(found, Awaitable):
-                    found = await found
-                if found:
-                    return found
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within {LIMIT_S} s: {what or check}") from None
+    return await soon(check, what=what or repr(check), limit_s=LIMIT_S, every_s=0.005)
 
 
 class Node:

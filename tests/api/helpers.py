@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from paddock.testing.wait import soon
+
 TOKEN = "the-token-of-the-tests"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 
 
 async def turn_until(look: Callable[[], object], limit_s: float = 20.0) -> None:
     """Give the loop its turns until `look()` is true."""
-    async with asyncio.timeout(limit_s):
-        while not look():  # noqa: ASYNC110  it looks at states of many kinds, which have no event
-            await asyncio.sleep(0.001)
+    await soon(look, what="what the test waits for", limit_s=limit_s, every_s=0.001)
 
 
 @dataclass

@@ -63,6 +63,10 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Pa
 
 def test_a_card_that_was_lost_is_made_anew(data: DataDir) -> None:
     (data.path / "paddock.json").unlink()
+    data.path.chmod(0o755)
+    with pytest.raises(DataDirError, match="chmod 700"):
+        DataDir.open(data.path)
+    data.path.chmod(0o700)
     assert DataDir.open(data.path).path == data.path
     assert (data.path / "paddock.json").exists()
 

@@ -16,6 +16,7 @@ import pytest
 
 from paddock.app.data import DataDir, Locked
 from paddock.app.keeper import ALREADY_RUNS, Keeper, Restarts, Role, RoleFailed, Unwell, last_lines, spawn
+from paddock.testing.wait import soon
 
 LIVES = """
 import signal, sys
@@ -55,9 +56,7 @@ def role(data: DataDir, name: str, script: str = LIVES, *, stop_s_max: float = 1
 
 
 async def until(what: Callable[[], object], limit_s: float = 30.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not what():  # noqa: ASYNC110 - what is waited for happens in other processes
-            await asyncio.sleep(0.01)
+    await soon(what, what="what happens in other processes", limit_s=limit_s)
 
 
 def pid(data: DataDir, name: str) -> int:

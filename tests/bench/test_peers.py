@@ -13,7 +13,7 @@ from paddock.testing.wait import until
 FAMILY = """
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
 with open(sys.argv[1], "w") as held:
     held.write(f"{child.pid}\\n")
 child.wait()

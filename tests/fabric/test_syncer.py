@@ -159,27 +159,19 @@ def test_the_one_that_is_written_to_may_be_replaced(disk: Disk, store: Store) ->
     assert disk.bytes[store.path(1).stat().st_ino] == len("compact") + 1
 
 
-def test_a_folder_that_changes_twice_in_a_tick_of_the_clock_is_looked_at_twice(disk: Disk, store: Store) -> None:
+WHOLE_S = 1_700_000_000_000_000_000
+"""ns; as ext4 with inodes of 128 bytes tells times."""
+
+
+@pytest.mark.parametrize(("tick", "after_ns"), [(WHOLE_S + 1, 5_000_000), (WHOLE_S, 900_000_000)])
+def test_a_folder_that_changes_twice_in_a_tick_of_the_clock_is_looked_at_twice(
+    disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch, tick: int, after_ns: int
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: tick + after_ns)
     files = StreamFiles(store.folder)
-    tick = 2**62  # so late that it cannot be long ago
     for _ in range(3):
         store.append()
         os.utime(store.blocks, ns=(tick, tick))
-        files.sync()
-        assert disk.bytes[store.path(store.last).stat().st_ino] == 1
-        store.roll()
-
-
-def test_where_times_are_whole_seconds_a_folder_is_trusted_later(
-    disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ext4 with inodes of 128 bytes."""
-    second = 1_700_000_000_000_000_000
-    monkeypatch.setattr(time, "time_ns", lambda: second + 900_000_000)
-    files = StreamFiles(store.folder)
-    for _ in range(3):
-        store.append()
-        os.utime(store.blocks, ns=(second, second))
         files.sync()
         assert disk.bytes[store.path(store.last).stat().st_ino] == 1
         store.roll()
@@ -189,15 +181,14 @@ def test_a_block_that_goes_before_it_gets_its_link_is_looked_for_again(
     disk: Disk, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the folder shows the same time as before."""
-    second = 1_700_000_000_000_000_000
     store.roll()
-    os.utime(store.blocks, ns=(second, second))
+    os.utime(store.blocks, ns=(WHOLE_S, WHOLE_S))
     real = os.link
 
     def purged(source: Path, target: Path) -> None:
         if store.path(1).exists():
             store.path(1).unlink()
-            os.utime(store.blocks, ns=(second, second))
+            os.utime(store.blocks, ns=(WHOLE_S, WHOLE_S))
         real(source, target)
 
     monkeypatch.setattr(os, "link", purged)

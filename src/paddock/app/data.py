@@ -292,7 +292,7 @@ def _check_folder(folder: Path, *, create: bool) -> None:
             f"run Paddock as its owner, or name another folder with --data"
         )
     if facts.st_mode & 0o077:
-        if not (folder / "paddock.json").exists():
+        if not _is_installation(folder):
             if create and not any(folder.iterdir()):
                 folder.chmod(0o700)  # nothing is in it yet that others could have read
             return  # it is not ours, and holds no keys
@@ -306,9 +306,14 @@ def _user(uid: int) -> str:
         return f"user {uid}"
 
 
+def _is_installation(folder: Path) -> bool:
+    """Also one of which the card was lost."""
+    return (folder / "paddock.json").exists() or all((folder / name).is_dir() for name in FOLDERS)
+
+
 def _make(folder: Path, card: Path, *, create: bool) -> None:
     """Also when only the card of an installation was lost: what it says is known (while there is but one format)."""
-    if all((folder / name).is_dir() for name in FOLDERS):
+    if _is_installation(folder):
         write_once(card, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}))
         return
     if not create:

@@ -28,6 +28,7 @@ from paddock.model.errors import (
 )
 from paddock.model.fleet import FleetSpec
 from paddock.ports.fabric import Delivery, Fabric, Message, Stored, StreamSpec
+from paddock.testing import wait
 
 T = TypeVar("T")
 
@@ -59,21 +60,8 @@ async def soon(awaitable: Awaitable[T]) -> T:
 
 
 async def until(look: Callable[[], object], what: str) -> None:
-    """Wait until `look()` is truthy."""
-
-    async def looked() -> object:
-        return look()
-
-    await until_async(looked, what)
-
-
-async def until_async(look: Callable[[], Awaitable[object]], what: str) -> None:
-    """Wait until `await look()` is truthy."""
-    give_up = asyncio.get_running_loop().time() + LIMIT_S
-    while not await look():
-        if asyncio.get_running_loop().time() > give_up:
-            raise AssertionError(f"not within {LIMIT_S:g} s: {what}")
-        await asyncio.sleep(0.005)
+    """Wait until `look()`, awaited if need be, is truthy."""
+    await wait.soon(look, what=what, limit_s=LIMIT_S, every_s=0.005)
 
 
 async def emptied(fabric: Fabric, stream: str) -> None:
@@ -82,7 +70,7 @@ async def emptied(fabric: Fabric, stream: str) -> None:
     async def empty() -> bool:
         return not (await fabric.depth(stream)).messages
 
-    await until_async(empty, f"{stream} is empty")
+    await until(empty, f"{stream} is empty")
 
 
 async def back(fabric: Fabric) -> None:
@@ -228,7 +216,7 @@ class StoreContract:
             left = await fabric.last("KV_box", "$KV.box.key")
             return left is None or left.deleted
 
-        await until_async(gone, "the lease has ended")
+        await until(gone, "the lease has ended")
         await fabric.store("$KV.box.key", b"mine now", expect_seq=0)
 
     async def test_a_second_message_on_a_unique_subject_is_a_conflict(self, under_test: BrokerUnderTest) -> None:
@@ -421,7 +409,7 @@ class LaneContract:
             found.extend(got.data for got in batch)
             return len(found) >= 5
 
-        await until_async(all_came, "five tasks")
+        await until(all_came, "five tasks")
         assert found == [b"0", b"1", b"2", b"3", b"4"]
 
     async def test_a_lane_gives_only_its_own_messages(self, under_test: BrokerUnderTest) -> None:
@@ -575,7 +563,7 @@ class LaneContract:
         async def gone() -> bool:
             return (await fabric.depth(WORK)).consumers == 4
 
-        await until_async(gone, "the unused lane is gone")
+        await until(gone, "the unused lane is gone")
         with pytest.raises(NotFound):
             await fabric.pull(WORK, lane)
         await fabric.ensure_lane(WORK, lane, subject)

@@ -25,14 +25,15 @@ def until(look: Callable[[], Value], *, what: str, limit_s: float = 30.0, every_
 
 
 async def soon(
-    look: Callable[[], Awaitable[Value]], *, what: str, limit_s: float = 30.0, every_s: float = 0.01
+    look: Callable[[], Awaitable[Value] | Value], *, what: str, limit_s: float = 30.0, every_s: float = 0.01
 ) -> Value:
-    """`until`, for something that must be awaited to be seen."""
+    """`until`, without holding up the loop; for something that must be awaited to be seen, too."""
     give_up = time.monotonic() + limit_s
     while True:
-        seen = await look()
+        found = look()
+        seen = await found if isinstance(found, Awaitable) else found
         if seen:
             return seen
         if time.monotonic() > give_up:
             raise AssertionError(f"not within {limit_s:g} s: {what}; last seen: {seen!r}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every_s)
