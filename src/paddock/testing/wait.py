@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 Value = TypeVar("Value")
 
@@ -24,9 +24,13 @@ def until(look: Callable[[], Value], *, what: str, limit_s: float = 30.0, every_
         pause.wait(every_s)
 
 
+@overload
 async def soon(
-    look: Callable[[], Awaitable[Value] | Value], *, what: str, limit_s: float = 30.0, every_s: float = 0.01
-) -> Value:
+    look: Callable[[], Awaitable[Value]], *, what: str, limit_s: float = 30.0, every_s: float = 0.01
+) -> Value: ...
+@overload
+async def soon(look: Callable[[], Value], *, what: str, limit_s: float = 30.0, every_s: float = 0.01) -> Value: ...
+async def soon(look: Callable[[], Any], *, what: str, limit_s: float = 30.0, every_s: float = 0.01) -> Any:
     """`until`, without holding up the loop; for something that must be awaited to be seen, too."""
     give_up = time.monotonic() + limit_s
     while True:
